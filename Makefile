@@ -1,0 +1,94 @@
+# Flambeau. `make` builds build/flambeau, build/libflambeau.a and build/libflambeau.so.
+#   make check            floors, formatting, names and sizes
+#   make test-programs    the unit tests (run them with ./test.sh)
+#   make SAN=address,undefined | SAN=thread      the same under build/san-...
+#   make CC=clang DEBUG=1                        invariants checked after every call
+#   make dist             a tarball whose binary needs only libc and libm
+#   make install PREFIX=/usr/local
+CC      ?= gcc
+AR      ?= ar
+PREFIX  ?= /usr/local
+VERSION := $(shell cat VERSION)
+
+comma := ,
+B := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(DEBUG),/debug)
+
+WARN := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+# -ffp-contract=off: every rounding is written in the source (docs/numerics.md).
+CFLAGS_ALL := -std=c17 -O2 -g -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno \
+  -fstack-protector-strong -D_GNU_SOURCE -DFL_VERSION='"$(VERSION)"' -Iinclude -Isrc $(WARN) $(CFLAGS)
+ifndef SAN
+CFLAGS_ALL += -D_FORTIFY_SOURCE=2
+else
+CFLAGS_ALL += -fsanitize=$(SAN) -fno-omit-frame-pointer
+LDFLAGS += -fsanitize=$(SAN)
+endif
+ifdef DEBUG
+CFLAGS_ALL += -DFL_DEBUG
+endif
+
+# The small libraries are linked statically: the binary needs libc and libm only.
+LIBDIR := $(shell $(CC) -print-file-name=libjansson.a | xargs dirname)
+LIBS   := $(LIBDIR)/libjansson.a $(LIBDIR)/libpcre2-8.a $(LIBDIR)/libminizip.a $(LIBDIR)/libz.a -lm -lpthread -ldl
+
+ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
+SRC_LIB := $(filter-out src/cmd/% src/dev/cpu/x86/% src/dev/cpu/arm/%,$(shell find src -name '*.c' | LC_ALL=C sort))
+ifeq ($(ARCH),x86_64)
+SRC_LIB += $(wildcard src/dev/cpu/x86/*.c)
+endif
+SRC_CMD  := $(wildcard src/cmd/*.c)
+SRC_TEST := $(wildcard tests/unit/*/*_test.c)
+OBJ_LIB  := $(SRC_LIB:%.c=$B/%.o)
+OBJ_CMD  := $(SRC_CMD:%.c=$B/%.o)
+TESTS    := $(SRC_TEST:tests/unit/%.c=$B/tests/%)
+
+.PHONY: all test-programs check format dist install clean
+all: $B/flambeau $B/libflambeau.so $B/hello
+
+# One instruction set per file: the name says which (src/dev/cpu/x86/avx2_*.c).
+$B/src/dev/cpu/x86/avx2%.o: CFLAGS_ISA := -mavx2 -mfma -mf16c
+
+$B/%.o: %.c Makefile VERSION
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(CFLAGS_ISA) -MMD -MP -c -o $@ $<
+
+$B/libflambeau.a: $(OBJ_LIB)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$B/libflambeau.so: $(OBJ_LIB) tools/libflambeau.map
+	$(CC) -shared -Wl,-soname,libflambeau.so.0 -Wl,--version-script=tools/libflambeau.map -Wl,-z,relro,-z,now \
+	  $(LDFLAGS) -o $@ $(OBJ_LIB) $(LIBS)
+
+$B/flambeau: $(OBJ_CMD) $B/libflambeau.a
+	$(CC) -pie -Wl,-z,relro,-z,now $(LDFLAGS) -o $@ $(OBJ_CMD) $B/libflambeau.a $(LIBS)
+
+$B/hello: examples/hello.c $B/libflambeau.a
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $< $B/libflambeau.a $(LIBS)
+
+test-programs: $(TESTS) all
+$B/tests/%: tests/unit/%.c tests/test.h tests/test.c $B/libflambeau.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -Itests -MMD -MP $(LDFLAGS) -o $@ $< tests/test.c $B/libflambeau.a $(LIBS)
+
+check:
+	@tools/check.sh
+
+format:
+	clang-format -i $$(find src include tests examples -name '*.[ch]')
+
+dist: all
+	@tools/dist.sh $(VERSION) $B
+
+install: all
+	install -D -m 755 $B/flambeau $(DESTDIR)$(PREFIX)/bin/flambeau
+	install -D -m 644 $B/libflambeau.a $(DESTDIR)$(PREFIX)/lib/libflambeau.a
+	install -D -m 755 $B/libflambeau.so $(DESTDIR)$(PREFIX)/lib/libflambeau.so.0
+	ln -sf libflambeau.so.0 $(DESTDIR)$(PREFIX)/lib/libflambeau.so
+	install -D -m 644 include/flambeau.h $(DESTDIR)$(PREFIX)/include/flambeau.h
+	install -D -m 644 include/fl_err.h $(DESTDIR)$(PREFIX)/include/fl_err.h
+
+clean:
+	rm -rf build
+
+-include $(shell find $B -name '*.d' 2>/dev/null)
