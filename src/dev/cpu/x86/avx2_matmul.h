@@ -31,12 +31,12 @@
 #include "dev/cpu/kernels.h"
 
 enum {
-    AVX2_COLUMNS     = 6,   /* tokens of a block */
-    AVX2_GROUP       = 32,  /* k of a group (q8) or block (bf16) */
-    AVX2_SUPER       = 8,   /* groups of a K-quant's block of 256, and of one call of a direct kernel */
-    AVX2_GROUP_X     = 120, /* bytes of a group's activations, per token */
-    AVX2_META_MAX    = 256, /* bytes of a group's unpacked meta data */
-    AVX2_ACC         = AVX2_COLUMNS * CPU_TILE_ROWS,
+    AVX2_COLUMNS = 6,    /* tokens of a block */
+    AVX2_GROUP = 32,     /* k of a group (q8) or block (bf16) */
+    AVX2_SUPER = 8,      /* groups of a K-quant's block of 256, and of one call of a direct kernel */
+    AVX2_GROUP_X = 120,  /* bytes of a group's activations, per token */
+    AVX2_META_MAX = 256, /* bytes of a group's unpacked meta data */
+    AVX2_ACC = AVX2_COLUMNS * CPU_TILE_ROWS,
     AVX2_ACC_SCRATCH = 2 * AVX2_ACC, /* floats: [column][row] accumulators, then as much for spills */
 };
 
@@ -54,8 +54,8 @@ typedef struct {
     void (*pack)(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups); /* one row of the file as row r */
     void (*codes)(const uint8_t *group, uint8_t *codes);
     void (*meta)(const uint8_t *head, const uint8_t *group, uint8_t *meta);
-    avx2_kernel *direct[CPU_FEW_TOKENS]; /* by columns - 1: from packed weights */
-    avx2_kernel *panel[AVX2_COLUMNS];    /* by columns - 1: from unpacked codes */
+    avx2_kernel *const *direct; /* [CPU_FEW_TOKENS], by columns - 1: from packed weights */
+    avx2_kernel *const *panel;  /* [AVX2_COLUMNS], by columns - 1: from unpacked codes */
 } avx2_form;
 
 /* NULL for plain types. */
@@ -66,9 +66,13 @@ extern avx2_kernel *const avx2_bf16_direct[CPU_FEW_TOKENS], *const avx2_bf16_cac
 extern avx2_kernel *const avx2_f32_direct[CPU_FEW_TOKENS], *const avx2_f32_cached[AVX2_COLUMNS];
 
 /* Micro-kernels of the q8 forms (avx2_kernels.c). */
-extern avx2_kernel *const avx2_q4_0_direct[], *const avx2_q4_1_direct[], *const avx2_q5_0_direct[];
-extern avx2_kernel *const avx2_q8_0_direct[], *const avx2_q4_k_direct[], *const avx2_q6_k_direct[];
-extern avx2_kernel *const avx2_q4_0_panel[], *const avx2_q4_1_panel[], *const avx2_q5_0_panel[];
-extern avx2_kernel *const avx2_q8_0_panel[], *const avx2_q4_k_panel[], *const avx2_q6_k_panel[];
+extern avx2_kernel *const avx2_q4_0_direct[CPU_FEW_TOKENS], *const avx2_q4_1_direct[CPU_FEW_TOKENS],
+                                                                *const avx2_q5_0_direct[CPU_FEW_TOKENS];
+extern avx2_kernel *const avx2_q8_0_direct[CPU_FEW_TOKENS], *const avx2_q4_k_direct[CPU_FEW_TOKENS],
+                                                                *const avx2_q6_k_direct[CPU_FEW_TOKENS];
+extern avx2_kernel *const avx2_q4_0_panel[AVX2_COLUMNS], *const avx2_q4_1_panel[AVX2_COLUMNS],
+                                                             *const avx2_q5_0_panel[AVX2_COLUMNS];
+extern avx2_kernel *const avx2_q8_0_panel[AVX2_COLUMNS], *const avx2_q4_k_panel[AVX2_COLUMNS],
+                                                             *const avx2_q6_k_panel[AVX2_COLUMNS];
 
 #endif
