@@ -12,6 +12,7 @@
 #include <math.h>
 #include <string.h>
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <xmmintrin.h>
 #endif
 
@@ -34,9 +35,10 @@ static void mode_set(bool flush) {
 /* The sets besides the reference that this machine runs; NULL when there is none. */
 static const cpu_matmul_kernels *fast_set(void) {
 #if defined(__x86_64__)
+    unsigned a, b, c, d;
+    const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-        return &cpu_avx2_matmul;
+    if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &cpu_avx2_matmul;
 #endif
     return NULL;
 }
