@@ -16,7 +16,6 @@
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -286,27 +285,37 @@ static fl_status turn(const session *s, base_buf *messages, const char *line, si
     return st;
 }
 
+/* The next line of stdin, without its newline; false at the end. */
+static bool read_line(base_buf *line) {
+    char block[4096];
+    base_buf_clear(line);
+    while (fgets(block, sizeof block, stdin)) {
+        size_t n = strlen(block);
+        bool whole = n > 0 && block[n - 1] == '\n';
+        if (!base_buf_append(line, block, n - whole)) return false;
+        if (whole) return true;
+    }
+    return line->len > 0;
+}
+
 static fl_status chat(const session *s, fl_err *err) {
     base_buf messages = {0};
-    char *line = NULL;
-    size_t cap = 0;
+    base_buf line = {0};
     fl_status st = FL_OK;
     begin_messages(&messages, s->o);
     fprintf(stderr, "%sCtrl-D ends, Ctrl-C stops an answer, /clear forgets the chat%s\n", cmd_term_dim(),
             cmd_term_plain());
     while (st == FL_OK) {
         fputs(">>> ", stderr);
-        ssize_t n = getline(&line, &cap, stdin);
-        if (n < 0) break;
-        if (n > 0 && line[n - 1] == '\n') line[--n] = '\0';
-        if (n == 0) continue;
-        if (strcmp(line, "/bye") == 0) break;
-        if (strcmp(line, "/clear") == 0) {
+        if (!read_line(&line)) break;
+        if (line.len == 0) continue;
+        if (strcmp(line.data, "/bye") == 0) break;
+        if (strcmp(line.data, "/clear") == 0) {
             begin_messages(&messages, s->o);
             continue;
         }
         fl_err trouble;
-        st = turn(s, &messages, line, (size_t)n, &trouble);
+        st = turn(s, &messages, line.data, line.len, &trouble);
         if (st == FL_EINVAL || st == FL_EFORMAT) { /* this question only: too long for what is left, or not text */
             fprintf(stderr, "error: %s; /clear begins a new chat\n", trouble.msg);
             st = FL_OK;
@@ -319,7 +328,7 @@ static fl_status chat(const session *s, fl_err *err) {
             cmd_signal_clear();
     }
     fputc('\n', stderr);
-    free(line);
+    base_buf_clear(&line);
     base_buf_clear(&messages);
     return st;
 }
