@@ -124,6 +124,7 @@ static void set_params(fl_request *r, const fl_request_options *o) {
     r->score_prompt = o->prompt_logprobs;
     r->any_logprobs = o->n_logprobs >= 0;
     r->n_top = o->n_logprobs > 0 ? (uint32_t)o->n_logprobs : 0;
+    if (r->n_top > r->e->g->n_vocab) r->n_top = r->e->g->n_vocab;
     r->chunk = o->prefill_chunk;
     r->on_logits = o->on_logits;
     r->user = o->user;
@@ -452,7 +453,8 @@ void fl_request_get_stats(const fl_request *r, fl_request_stats *s) {
     fl_request *w = (fl_request *)(uintptr_t)r;    /* the lock is not part of what the caller sees as constant */
     base_mutex_lock(&w->lock);
     double started = r->t_started ? r->t_started : r->t_added, first = r->t_first ? r->t_first : started;
-    fl_request_stats all = {.size = s->size, .seed = r->params.seed, .n_prompt = r->n_prompt, .n_output = r->n_drawn,
+    uint32_t n_output = r->told == FL_FINISH_NONE ? r->n_drawn : r->next_token;    /* what was drawn behind a stop text does not count */
+    fl_request_stats all = {.size = s->size, .seed = r->params.seed, .n_prompt = r->n_prompt, .n_output = n_output,
                             .queue_ms = 1e3 * (started - r->t_added), .prefill_ms = 1e3 * (first - started),
                             .decode_ms = r->t_done > first ? 1e3 * (r->t_done - first) : 0};
     base_mutex_unlock(&w->lock);
