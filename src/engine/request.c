@@ -108,7 +108,7 @@ static fl_status open_arrays(fl_request *r, const fl_request_options *o, fl_err 
 /* Raw logits need a buffer per step in flight, which nobody else does. */
 static fl_status open_logits(fl_engine *e, fl_err *err) {
     fl_status st = FL_OK;
-    base_mutex_lock(&e->step_lock);
+    engine_lock_between_steps(e);
     for (uint32_t i = 0; i < e->n_slots && st == FL_OK; i++) {
         if (!e->slots[i].logits) e->slots[i].logits = base_calloc(e->max_rows, (size_t)e->g->n_vocab * sizeof(float));
         if (!e->slots[i].logits) st = fl_fail(err, FL_ENOMEM, "logits of %u rows: no memory", e->max_rows);
@@ -369,7 +369,8 @@ static bool take_event(fl_request *r, fl_event *event, fl_status *st, fl_err *er
     return true;
 }
 
-/* Waits for something to be published, or runs a step when no thread of the engine does. False: the time is over. */
+/* Waits for something to be published, or runs a step when no thread of the engine does. False: the time is over. A wait is
+ * short, because the thread may be stopped meanwhile: then the steps are the caller's. */
 static bool wait_or_step(fl_request *r, double deadline) {
     fl_engine *e = r->e;
     base_mutex_lock(&e->queue_lock);
@@ -378,7 +379,7 @@ static bool wait_or_step(fl_request *r, double deadline) {
     double left = deadline - base_now();
     if (left <= 0) return false;
     if (!threaded) {
-        base_mutex_lock(&e->step_lock);
+        engine_lock_for_step(e);
         fl_status st = engine_step(e, &busy, NULL);
         (void)st;   /* a failed step has failed its requests */
         base_mutex_unlock(&e->step_lock);
@@ -386,7 +387,7 @@ static bool wait_or_step(fl_request *r, double deadline) {
     }
     base_mutex_lock(&r->lock);
     if (r->next_prompt >= r->n_scored && r->next_token >= r->n_drawn && r->finish == FL_FINISH_NONE)
-        base_cond_wait(&r->changed, &r->lock, left > 1e5 ? 100000 : (int)(left * 1e3) + 1);
+        base_cond_wait(&r->changed, &r->lock, left > 0.1 ? 100 : (int)(left * 1e3) + 1);
     base_mutex_unlock(&r->lock);
     return true;
 }
@@ -437,7 +438,7 @@ void fl_request_close(fl_request *r) {
             if (!r->released) base_cond_wait(&r->changed, &r->lock, 100);
             base_mutex_unlock(&r->lock);
         } else {
-            base_mutex_lock(&e->step_lock);
+            engine_lock_for_step(e);
             fl_status st = engine_step(e, &busy, NULL);
             (void)st;
             base_mutex_unlock(&e->step_lock);
