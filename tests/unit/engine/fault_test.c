@@ -46,7 +46,13 @@ TEST(model_open_survives_each_failing_allocation) {
         fl_status st = fl_model_open(&m, path, &err);
         bool failed = base_mem_failed();
         base_mem_fail_at(0);
-        CHECKF(failed ? st == FL_ENOMEM && !m && err.msg[0] : st == FL_OK, "allocation %u: %s", (unsigned)n, err.msg);
+        /* Some words of the tokenizer's patterns may be slower for want of memory; then it must still work. */
+        uint32_t *ids = NULL;
+        size_t n_ids;
+        CHECKF(st == FL_OK || (failed && st == FL_ENOMEM && !m && err.msg[0]), "allocation %u: %s", (unsigned)n,
+               err.msg);
+        CHECK(st != FL_OK || (fl_tokenize(m, "abc d", 5, 0, &ids, &n_ids, NULL) == FL_OK && n_ids > 1));
+        fl_free(ids);
         fl_model_close(m);
         CHECK(base_mem_bytes() == bytes);
         if (!failed) break;
@@ -67,7 +73,8 @@ TEST(engine_open_survives_each_failing_allocation) {
             fl_status st = fl_engine_open(&e, m, &o, &err);
             bool failed = base_mem_failed();
             base_mem_fail_at(0);
-            CHECKF(failed ? st == FL_ENOMEM && !e && err.msg[0] : st == FL_OK, "allocation %u: %s", (unsigned)n, err.msg);
+            CHECKF(failed ? st == FL_ENOMEM && !e && err.msg[0] : st == FL_OK, "allocation %u: %s", (unsigned)n,
+                   err.msg);
             if (!failed) {
                 fl_request_options r = request(0);
                 CHECK(run_one(&got[0], e, &r));
@@ -125,7 +132,8 @@ TEST(steps_allocate_nothing) {
     fl_engine_info_init(&info);
     fl_engine_get_info(e, &info);
     CHECK(info.n_step_allocations == 0 && info.n_output_tokens == n_output && info.n_steps > 300);
-    CHECK(info.weight_bytes > 50000 && info.kv_bytes > 10000 && info.activation_bytes > 1000 && info.kv_cache_tokens >= 3 * 128);
+    CHECK(info.weight_bytes > 50000 && info.kv_bytes > 10000 && info.activation_bytes > 1000 &&
+          info.kv_cache_tokens >= 3 * 128);
     fl_engine_close(e);
     fl_model_close(m);
 }
@@ -152,7 +160,8 @@ static uint32_t serve(const fl_model *m, const fl_engine_options *o, uint64_t n,
             CHECKF(!what, "call %u, request %u: %s", (unsigned)n, i, what);
         } else {
             CHECK(got[i].status == FL_EDEVICE && got[i].finish == FL_FINISH_ERROR && got[i].err.msg[0]);
-            CHECK(got[i].n_tokens <= want[i].n_tokens && memcmp(got[i].tokens, want[i].tokens, got[i].n_tokens * sizeof *got[i].tokens) == 0);
+            CHECK(got[i].n_tokens <= want[i].n_tokens &&
+                  memcmp(got[i].tokens, want[i].tokens, got[i].n_tokens * sizeof *got[i].tokens) == 0);
             n_failed++;
         }
     }
@@ -225,13 +234,16 @@ TEST(cancel_and_close_at_every_step) {
             bool busy;
             for (uint32_t i = 0; i < n; i++) CHECK(fl_engine_step(e, &busy, NULL) == FL_OK);
             if (way == 0) fl_request_cancel(got[0].r);
-            if (way < 2) run_read(&got[0]);     /* way 1: to the end */
-            else fl_request_close(got[0].r);    /* way 2: never read */
+            if (way < 2)
+                run_read(&got[0]); /* way 1: to the end */
+            else
+                fl_request_close(got[0].r); /* way 2: never read */
             run_read(&got[1]);
             CHECK(run_differ(&want[1], &got[1]) == NULL);
             if (way == 1) CHECK(run_differ(&want[0], &got[0]) == NULL);
             if (way == 0) {
-                CHECK(got[0].status == FL_OK && (got[0].finish == FL_FINISH_CANCELED || n > 6) && got[0].n_tokens <= want[0].n_tokens);
+                CHECK(got[0].status == FL_OK && (got[0].finish == FL_FINISH_CANCELED || n > 6) &&
+                      got[0].n_tokens <= want[0].n_tokens);
                 CHECK(memcmp(got[0].tokens, want[0].tokens, got[0].n_tokens * sizeof *got[0].tokens) == 0);
             }
         }
