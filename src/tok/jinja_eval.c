@@ -10,14 +10,16 @@
 #include <string.h>
 #include <time.h>
 
-enum { FUNCTION_RAISE = 1, FUNCTION_STRFTIME, FUNCTION_RANGE, FUNCTION_NAMESPACE, FUNCTION_DICT };
+enum { FUNCTION_RAISE = 1, FUNCTION_STRFTIME, FUNCTION_RANGE, FUNCTION_NAMESPACE, FUNCTION_DICT, FUNCTION_REFUSED };
 
 jinja_value jinja_global(const char *name) {
     static const struct {
         const char *name;
         int function;
     } globals[] = {{"raise_exception", FUNCTION_RAISE}, {"strftime_now", FUNCTION_STRFTIME}, {"range", FUNCTION_RANGE},
-                   {"namespace", FUNCTION_NAMESPACE},   {"dict", FUNCTION_DICT}};
+                   {"namespace", FUNCTION_NAMESPACE},   {"dict", FUNCTION_DICT},
+                   {"cycler", FUNCTION_REFUSED},        {"joiner", FUNCTION_REFUSED},        {"lipsum", FUNCTION_REFUSED},
+                   {"self", FUNCTION_REFUSED}};
     for (size_t i = 0; i < sizeof globals / sizeof *globals; i++)
         if (strcmp(name, globals[i].name) == 0) return (jinja_value){.type = JINJA_FUNCTION, .function = globals[i].function};
     return jinja_undefined(name);
@@ -381,12 +383,16 @@ static jinja_value call_range(jinja_run *r, const jinja_args *a) {
         v[0] = 0;
     }
     if (!a->n || a->n > 3 || a->n_names || !v[2]) return jinja_fail(r, FL_EINVAL, "range needs 1 to 3 integers, the last not zero");
-    jinja_value out = jinja_list_new(r, JINJA_VIEW, 0);
-    for (int64_t i = v[0]; !r->status && (v[2] > 0 ? i < v[1] : i > v[1]);) {
-        if (out.l->n == JINJA_RANGE_MAX) return jinja_fail(r, FL_ENOMEM, "a range of more than %d numbers", JINJA_RANGE_MAX);
-        jinja_list_push(r, out.l, jinja_int(i));
-        if (__builtin_add_overflow(i, v[2], &i)) break;
-    }
+    uint64_t span = v[2] > 0 ? (v[1] > v[0] ? (uint64_t)v[1] - (uint64_t)v[0] : 0) : (v[0] > v[1] ? (uint64_t)v[0] - (uint64_t)v[1] : 0);
+    uint64_t step = v[2] > 0 ? (uint64_t)v[2] : -(uint64_t)v[2], count = span / step + (span % step != 0);
+    if (count > JINJA_RANGE_MAX) return jinja_fail(r, FL_ENOMEM, "a range of more than %d numbers", JINJA_RANGE_MAX);
+    jinja_value out = jinja_list_new(r, JINJA_VIEW, (uint32_t)count);
+    char form[80];
+    int n = snprintf(form, sizeof form, v[2] == 1 ? "range(%lld, %lld)" : "range(%lld, %lld, %lld)", (long long)v[0], (long long)v[1], (long long)v[2]);
+    const char *range = base_arena_strndup(&r->arena, form, (size_t)n);
+    if (!range) return jinja_fail(r, FL_ENOMEM, "values take too much memory");
+    for (uint64_t i = 0; i < count && !r->status; i++) jinja_list_push(r, out.l, jinja_int(v[0] + (int64_t)i * v[2]));
+    if (!r->status) out.l->range = range;
     return out;
 }
 
@@ -415,6 +421,7 @@ static jinja_value call_function(jinja_run *r, int function, const jinja_args *a
         case FUNCTION_STRFTIME: return call_strftime(r, a);
         case FUNCTION_RANGE: return call_range(r, a);
         case FUNCTION_NAMESPACE: return call_dict(r, a, JINJA_NAMESPACE);
+        case FUNCTION_REFUSED: return jinja_fail(r, FL_EUNSUPPORTED, "this function is not supported");
         default: return call_dict(r, a, JINJA_DICT);
     }
 }
@@ -473,6 +480,8 @@ static jinja_value eval_concat(jinja_run *r, const jinja_node *n) {
 
 static jinja_value eval_applied(jinja_run *r, const jinja_node *n) {
     jinja_args args;
+    if (n->type != NODE_CALL && n->function < 0)
+        return jinja_fail(r, FL_EINVAL, "no %s named \"%.60s\"", n->type == NODE_FILTER ? "filter" : "test", n->name);
     jinja_value v = jinja_eval(r, n->a);
     if (r->status || !eval_args(r, n, &args)) return JINJA_UNDEFINED_VALUE;
     if (n->type == NODE_CALL) return jinja_call(r, v, &args);
@@ -489,7 +498,8 @@ jinja_value jinja_apply_filters(jinja_run *r, const jinja_node *filters, jinja_v
     }
     while (n-- > 0 && !r->status) {
         jinja_args args;
-        if (eval_args(r, chain[n], &args)) v = jinja_filter_apply(r, chain[n]->function, v, &args);
+        if (chain[n]->function < 0) jinja_fail(r, FL_EINVAL, "no filter named \"%.60s\"", chain[n]->name);
+        if (eval_args(r, chain[n], &args) && !r->status) v = jinja_filter_apply(r, chain[n]->function, v, &args);
     }
     return v;
 }

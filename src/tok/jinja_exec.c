@@ -75,6 +75,13 @@ static bool push_scope(jinja_run *r, jinja_scope *parent) {
     return true;
 }
 
+/* A fresh scope in place of the innermost one, which is used again where nobody can tell. */
+static bool renew_scope(jinja_run *r, jinja_scope *parent) {
+    if (r->scope == parent || r->scope->kept) return push_scope(r, parent);
+    r->scope->n = 0;
+    return true;
+}
+
 static void assign_target(jinja_run *r, const jinja_node *target, jinja_value v) {
     if (r->status) return;
     if (target->type == NODE_NAME) {
@@ -114,19 +121,17 @@ static flow exec_if(jinja_run *r, const jinja_node *n) {
     return n->c ? exec(r, n->c) : FLOW_ON;
 }
 
-/* The items a loop walks: those its condition accepts. */
+/* The items a loop walks: those its condition accepts. What the body appends to the list is not among them. */
 static jinja_list *loop_items(jinja_run *r, const jinja_node *n) {
     jinja_scope *outer = r->scope;
     jinja_value v = jinja_eval(r, n->b);
     jinja_list *all = r->status ? NULL : jinja_items(r, v);
     if (!all) return NULL;
-    jinja_value out = jinja_list_new(r, JINJA_LIST, all->n);
-    for (uint32_t i = 0; i < all->n && !r->status; i++) {
-        bool keep = true;
-        if (n->list[0] && push_scope(r, outer)) {
-            assign_target(r, n->a, all->v[i]);
-            keep = jinja_truth(jinja_eval(r, n->list[0]));
-        }
+    jinja_value out = jinja_list_new(r, JINJA_LIST, 0);
+    if (!n->list[0] && !r->status) *out.l = *all;
+    for (uint32_t i = 0; n->list[0] && i < all->n && renew_scope(r, outer); i++) {
+        assign_target(r, n->a, all->v[i]);
+        bool keep = jinja_truth(jinja_eval(r, n->list[0]));
         if (keep && !r->status) jinja_list_push(r, out.l, all->v[i]);
     }
     r->scope = outer;
@@ -141,7 +146,7 @@ static flow exec_for(jinja_run *r, const jinja_node *n) {
     loop->items = items;
     for (uint32_t i = 0; i < items->n && jinja_burn(r, 1); i++) {
         loop->index = i;
-        if (!push_scope(r, outer)) break;
+        if (!renew_scope(r, outer)) break;
         jinja_assign(r, "loop", (jinja_value){.type = JINJA_LOOP, .loop = loop});
         assign_target(r, n->a, items->v[i]);
         if (exec(r, n->c) == FLOW_BREAK) break;
@@ -154,6 +159,7 @@ static void define_macro(jinja_run *r, const jinja_node *n, const char *name) {
     jinja_macro *m = jinja_alloc(r, sizeof *m);
     if (!m) return;
     *m = (jinja_macro){n, r->scope};
+    for (jinja_scope *s = r->scope; s && !s->kept; s = s->parent) s->kept = true;
     jinja_assign(r, name, (jinja_value){.type = JINJA_MACRO, .m = m});
 }
 

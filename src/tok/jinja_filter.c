@@ -159,16 +159,6 @@ static jinja_value f_indent(jinja_run *r, jinja_value v, const jinja_args *a) {
     return jinja_text_end(r, &t);
 }
 
-static jinja_value f_from_json(jinja_run *r, jinja_value v, const jinja_args *a) {
-    (void)a;
-    if (v.type != JINJA_STRING) return jinja_fail(r, FL_EINVAL, "from_json needs a string, not %s", jinja_type_name(v));
-    json_t *j = json_loadb(v.s->p, v.s->n, JSON_DECODE_ANY, NULL);
-    if (!j) return jinja_fail(r, FL_EINVAL, "from_json: the text is no JSON");
-    jinja_value out = jinja_from_json(r, j, v.s->n_marks == 0);
-    json_decref(j);
-    return out;
-}
-
 /* ------------------------------------------------------------------ lists */
 
 /* v.a.b for "a.b"; numbers are indices; a missing step gives undefined. */
@@ -370,6 +360,9 @@ static int by_name(jinja_run *r, jinja_value name, int (*find)(const char *), co
     return i;
 }
 
+/* map, select and their relatives take anything false for an empty list. */
+static const jinja_list *items_or_none(jinja_run *r, jinja_value v) { return jinja_truth(v) ? jinja_items(r, v) : NULL; }
+
 static jinja_args rest_of(const jinja_args *a, uint32_t skip) {
     jinja_args rest = *a;
     rest.v += skip;
@@ -383,7 +376,7 @@ static jinja_value f_map(jinja_run *r, jinja_value v, const jinja_args *a) {
     if (!by_attribute && !a->n) return jinja_fail(r, FL_EINVAL, "map needs a filter or an attribute");
     int f = by_attribute ? 0 : by_name(r, a->v[0], jinja_filter_find, "filter");
     const jinja_args rest = by_attribute ? *a : rest_of(a, 1);
-    const jinja_list *l = r->status ? NULL : jinja_items(r, v);
+    const jinja_list *l = r->status ? NULL : items_or_none(r, v);
     jinja_value out = jinja_list_new(r, JINJA_GENERATOR, l ? l->n : 0);
     for (uint32_t i = 0; l && i < l->n && !r->status; i++) {
         jinja_value x = by_attribute ? get_path(r, l->v[i], attribute) : jinja_filter_apply(r, f, l->v[i], &rest);
@@ -399,7 +392,7 @@ static jinja_value choose(jinja_run *r, jinja_value v, const jinja_args *a, bool
     if (a->n < skip) return jinja_fail(r, FL_EINVAL, "selectattr and rejectattr need an attribute");
     int test = a->n > skip ? by_name(r, a->v[skip], jinja_test_find, "test") : -1;
     const jinja_args rest = test >= 0 ? rest_of(a, skip + 1) : (jinja_args){0};
-    const jinja_list *l = r->status ? NULL : jinja_items(r, v);
+    const jinja_list *l = r->status ? NULL : items_or_none(r, v);
     jinja_value out = jinja_list_new(r, JINJA_GENERATOR, 0);
     for (uint32_t i = 0; l && i < l->n && !r->status; i++) {
         jinja_value x = attribute ? get_path(r, l->v[i], a->v[0]) : l->v[i];
@@ -427,7 +420,7 @@ static const struct {
     {"unique", f_unique}, {"upper", f_upper}, {"lower", f_lower}, {"title", f_title}, {"capitalize", f_capitalize},
     {"format", f_format}, {"replace", f_replace}, {"int", f_int}, {"float", f_float}, {"abs", f_abs}, {"round", f_round},
     {"sum", f_sum}, {"max", f_max}, {"min", f_min}, {"batch", f_batch}, {"indent", f_indent}, {"escape", f_escape},
-    {"e", f_escape}, {"from_json", f_from_json},
+    {"e", f_escape},
 };
 
 int jinja_filter_find(const char *name) {

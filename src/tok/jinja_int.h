@@ -77,7 +77,8 @@ typedef struct {
 struct jinja_list {
     jinja_value *v;
     uint32_t n, cap;
-    const char *label; /* views: how they print, or NULL */
+    const char *label; /* views of dicts: their name when printed; NULL for others */
+    const char *range; /* range(): its printed form; NULL for others */
 };
 
 typedef struct {
@@ -150,6 +151,7 @@ struct jinja_scope {
         jinja_value value;
     } *v;
     uint32_t n, cap;
+    bool kept; /* a macro may look into it later: it is not used again */
 };
 
 /* A string under construction, with its marks. */

@@ -303,33 +303,130 @@ static jinja_value m_isalpha(jinja_run *r, jinja_value v, const jinja_args *a) {
 static jinja_value m_isalnum(jinja_run *r, jinja_value v, const jinja_args *a) { (void)r, (void)a; return all_chars(v.s, is_alnum); }
 static jinja_value m_isspace(jinja_run *r, jinja_value v, const jinja_args *a) { (void)r, (void)a; return all_chars(v.s, jinja_is_space); }
 
+/* One field of str.format(): "name!r:spec", the spec being [[fill]align][0][width][.precision][type]. */
+typedef struct {
+    char name[64];
+    char conversion; /* r, s, or NUL */
+    char fill[5];
+    char align; /* < > ^, or NUL */
+    int width, precision;
+    char kind; /* one of dfeExXs, or NUL */
+} field;
+
+/* A number of at most three digits at *p. */
+static int small_number(const char **p) {
+    int n = 0;
+    for (int i = 0; i < 3 && **p >= '0' && **p <= '9'; i++) n = n * 10 + (*(*p)++ - '0');
+    return n;
+}
+
+static bool parse_field(const char *p, field *f) {
+    *f = (field){.fill = " ", .precision = -1};
+    size_t n = strcspn(p, "!:");
+    if (n >= sizeof f->name) return false;
+    memcpy(f->name, p, n);
+    p += n;
+    if (*p == '!' && (p[1] == 'r' || p[1] == 's')) {
+        f->conversion = p[1];
+        p += 2;
+    }
+    if (*p == '\0') return true;
+    if (*p++ != ':') return false;
+    int len = 1;
+    if (*p) tok_utf8_get((const uint8_t *)p, &len);
+    if (*p && p[len] && strchr("<>^", p[len])) {
+        memcpy(f->fill, p, (size_t)len);
+        p += len;
+    }
+    if (*p && strchr("<>^", *p)) f->align = *p++;
+    if (*p == '0' && !f->align) {
+        strcpy(f->fill, "0");
+        f->align = '=';
+        p++;
+    }
+    f->width = small_number(&p);
+    if (*p == '.') {
+        p++;
+        f->precision = small_number(&p);
+    }
+    if (*p && strchr("dfeExXs", *p)) f->kind = *p++;
+    return *p == '\0';
+}
+
+static jinja_value format_number(jinja_run *r, const field *f, jinja_value v) {
+    char out[400];
+    int precision = f->precision < 0 ? 6 : f->precision;
+    if (f->kind == 'd' || f->kind == 'x' || f->kind == 'X') {
+        if (v.type == JINJA_FLOAT) return jinja_fail(r, FL_EINVAL, "format: %c needs an integer", f->kind);
+        long long i = v.type == JINJA_BOOL ? v.b : v.i;
+        snprintf(out, sizeof out, f->kind == 'd' ? "%lld" : f->kind == 'x' ? "%llx" : "%llX", i);
+    } else if (f->kind == 'f') {
+        snprintf(out, sizeof out, "%.*f", precision > 60 ? 60 : precision, jinja_number(v));
+    } else {
+        snprintf(out, sizeof out, f->kind == 'e' ? "%.*e" : "%.*E", precision > 60 ? 60 : precision, jinja_number(v));
+    }
+    return jinja_string_new(r, out, strlen(out));
+}
+
+static void format_field(jinja_run *r, jinja_text *t, const field *f, jinja_value v) {
+    bool number = jinja_is_number(v) && !f->conversion;
+    jinja_text own = {0};
+    if (f->kind && f->kind != 's') {
+        if (!number) jinja_fail(r, FL_EINVAL, "format: %c needs a number, not %s", f->kind, jinja_type_name(v));
+        else v = format_number(r, f, v);
+    } else {
+        if (f->conversion == 'r') jinja_text_repr(r, &own, v);
+        else jinja_text_value(r, &own, v);
+        v = jinja_text_end(r, &own);
+    }
+    if (r->status) return;
+    int64_t length = (int64_t)tok_utf8_count(v.s->p, v.s->n), pad = length < f->width ? f->width - length : 0;
+    char align = f->align ? f->align : number ? '>' : '<';
+    size_t sign = align == '=' && v.s->n && v.s->p[0] == '-';
+    int64_t before = align == '<' ? 0 : align == '^' ? pad / 2 : pad;
+    jinja_text_slice(r, t, v.s, 0, sign);
+    for (int64_t i = 0; i < before; i++) jinja_text_puts(r, t, f->fill);
+    jinja_text_slice(r, t, v.s, sign, v.s->n);
+    for (int64_t i = before; i < pad; i++) jinja_text_puts(r, t, f->fill);
+}
+
+/* The argument a field names: the next one, one by number, or a keyword. */
+static jinja_value field_value(jinja_run *r, const field *f, uint32_t *next, const jinja_args *a) {
+    const char *p = f->name;
+    size_t n = strlen(p);
+    uint32_t k = n ? (uint32_t)small_number(&p) : (*next)++;
+    bool number = !n || *p == '\0';
+    if (strpbrk(f->name, ".[")) return jinja_fail(r, FL_EUNSUPPORTED, "format: {%s} is not supported", f->name);
+    jinja_value v = number ? (k < a->n ? a->v[k] : jinja_undefined("none")) : jinja_arg(a, UINT32_MAX, f->name, jinja_undefined("none"));
+    if (v.type == JINJA_UNDEFINED && v.hint) return jinja_fail(r, FL_EINVAL, "format: there is no argument for {%s}", f->name);
+    return v;
+}
+
 static jinja_value m_format(jinja_run *r, jinja_value v, const jinja_args *a) {
     jinja_text t = {0};
     const jinja_string *s = v.s;
     uint32_t next = 0;
     for (size_t i = 0; i < s->n && !r->status;) {
-        if ((s->p[i] == '{' || s->p[i] == '}') && i + 1 < s->n && s->p[i + 1] == s->p[i]) {
+        size_t plain = i;
+        while (i < s->n && s->p[i] != '{' && s->p[i] != '}') i++;
+        jinja_text_slice(r, &t, s, plain, i);
+        if (i == s->n) break;
+        if (i + 1 < s->n && s->p[i + 1] == s->p[i]) {
             jinja_text_slice(r, &t, s, i, i + 1);
             i += 2;
-        } else if (s->p[i] == '{') {
-            const char *end = memchr(s->p + i, '}', s->n - i);
-            size_t n = end ? (size_t)(end - s->p) - i - 1 : 0;
-            char name[64];
-            if (!end || n >= sizeof name) return jinja_fail(r, FL_EINVAL, "format: a field without an end");
-            memcpy(name, s->p + i + 1, n);
-            name[n] = '\0';
-            bool number = n > 0 && strspn(name, "0123456789") == n && n < 6;
-            if (strpbrk(name, ".[:!")) return jinja_fail(r, FL_EUNSUPPORTED, "format: \"%s\" is not supported", name);
-            uint32_t k = !n ? next++ : 0;
-            for (const char *c = name; number && *c; c++) k = k * 10 + (uint32_t)(*c - '0');
-            jinja_value x = n && !number ? jinja_arg(a, UINT32_MAX, name, jinja_undefined(name)) : k < a->n ? a->v[k] : jinja_undefined("");
-            if (x.type == JINJA_UNDEFINED && x.hint) return jinja_fail(r, FL_EINVAL, "format: there is no argument for {%s}", name);
-            jinja_text_value(r, &t, x);
-            i += n + 2;
-        } else {
-            jinja_text_slice(r, &t, s, i, i + 1);
-            i++;
+            continue;
         }
+        const char *end = s->p[i] == '{' ? memchr(s->p + i, '}', s->n - i) : NULL;
+        size_t n = end ? (size_t)(end - s->p) - i - 1 : 0;
+        char text[100];
+        field f;
+        if (!end || n >= sizeof text) return jinja_fail(r, FL_EINVAL, "format: a brace without its partner");
+        memcpy(text, s->p + i + 1, n);
+        text[n] = '\0';
+        if (!parse_field(text, &f)) return jinja_fail(r, FL_EUNSUPPORTED, "format: {%.60s} is not supported", text);
+        jinja_value x = field_value(r, &f, &next, a);
+        if (!r->status) format_field(r, &t, &f, x);
+        i += n + 2;
     }
     return jinja_text_end(r, &t);
 }

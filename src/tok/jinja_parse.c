@@ -13,6 +13,7 @@ typedef struct {
     base_arena *arena;
     const jinja_token *t; /* the token looked at */
     uint32_t depth, loops;
+    uint32_t conditions; /* open branches: what is in them may never run */
     bool failed;
     fl_status status;
     fl_err *err;
@@ -304,14 +305,15 @@ static jinja_node *parse_postfix(parser *p, jinja_node *n) {
     return n;
 }
 
-/* FILTER and TEST: a is the value (NULL in a filter block), list the arguments, function the index. */
+/* FILTER and TEST: a is the value (NULL in a filter block), list the arguments, function the index, or -1 for a
+ * name that is not known: an error at once, except in a branch, where it is one when the branch runs. */
 static jinja_node *parse_filter(parser *p, jinja_node *of) {
     if (p->t->type != TOKEN_NAME) return unexpected(p, "the name of a filter");
     jinja_node *n = make_name(p, NODE_FILTER, p->t);
     if (!n) return NULL;
     n->a = of;
     n->function = jinja_filter_find(n->name);
-    if (n->function < 0) return fail(p, "no filter named \"%.60s\"", n->name);
+    if (n->function < 0 && !p->conditions) return fail(p, "no filter named \"%.60s\"", n->name);
     next(p);
     if (is_op(p, '(')) parse_arguments(p, n);
     return n;
@@ -333,7 +335,7 @@ static jinja_node *parse_test(parser *p, jinja_node *of) {
     if (!n) return NULL;
     n->a = of;
     n->function = jinja_test_find(n->name);
-    if (n->function < 0) return fail(p, "no test named \"%.60s\"", n->name);
+    if (n->function < 0 && !p->conditions) return fail(p, "no test named \"%.60s\"", n->name);
     next(p);
     if (is_op(p, '(')) {
         parse_arguments(p, n);
@@ -523,6 +525,7 @@ static jinja_node *parse_block(parser *p, const char *const *ends) {
 /* IF: list of condition, body, condition, body, ...; c is the else body. */
 static jinja_node *parse_if(parser *p) {
     jinja_node *n = make(p, NODE_IF, NULL, NULL);
+    p->conditions++;
     for (;;) {
         append(p, n, parse_tuple(p, false));
         want_block_end(p);
@@ -535,6 +538,7 @@ static jinja_node *parse_if(parser *p) {
     } else if (!p->failed) {
         next(p);
     }
+    p->conditions--;
     want_block_end(p);
     return n;
 }

@@ -195,6 +195,7 @@ static bool repr_string(jinja_run *r, jinja_text *t, const jinja_string *s) {
 static bool repr_list(jinja_run *r, jinja_text *t, jinja_value v) {
     bool tuple = v.type == JINJA_TUPLE;
     if (v.type == JINJA_GENERATOR) return jinja_text_puts(r, t, "<generator>");
+    if (v.l->range) return jinja_text_puts(r, t, v.l->range);
     if (v.l->label) jinja_text_puts(r, t, v.l->label);
     if (v.l->label) jinja_text_puts(r, t, "(");
     jinja_text_puts(r, t, tuple ? "(" : "[");

@@ -47,10 +47,17 @@ static const char *judge(const json_t *c, fl_status st, const jinja_output *out,
 static const struct {
     int i;
     const char *why;
-} refused[] = {{12, "x"}};
+} refused[] = {
+    {134, "recursive loops"},    {179, "this method of str"},
+    {189, "this method of str"}, {191, "this method of str"},     {192, "this method of str"},
+    {231, "filter named"},       {232, "filter named"},           {233, "filter named"},
+    {235, "filter named"},       {242, "names are not supported"}, {245, "filter named"},
+    {246, "filter named"},       {285, "not supported"},          {299, "undefined"},
+    {307, "format:"},
+};
 
 TEST(engine) {
-    json_t *all = json_load_file("tests/golden/tok/engine.json", 0, NULL);
+    json_t *all = json_load_file("tests/golden/tok/engine.json", JSON_ALLOW_NUL, NULL);
     const json_t *c;
     size_t i, passed = 0, n_refused = 0;
     CHECK(all != NULL);
@@ -99,7 +106,7 @@ static jinja *open_template(const char *name, fl_err *err) {
 static json_t *load_templates(const char *file) {
     char path[512];
     snprintf(path, sizeof path, "%s/%s", templates_dir(), file);
-    return json_load_file(path, 0, NULL);
+    return json_load_file(path, JSON_ALLOW_NUL, NULL);
 }
 
 /* The literal ranges are rising, disjoint, inside the text, and begin and end at characters. */
@@ -244,7 +251,7 @@ TEST(budgets) {
         {"{% for a in range(100001) %}{% endfor %}", "100000", FL_ENOMEM},
         {"{{ 'x' * 100000000 }}", "too long", FL_ENOMEM},
         {"{{ [1] * 100000000 }}", "too long", FL_ENOMEM},
-        {"{% for a in range(20) %}{{ 'x' * 1000000 }}{% endfor %}", "longer than", FL_ENOMEM},
+        {"{% for a in range(20) %}{{ 'xxxxxxxxxxxxxxxxxxxxxxxx' * 100000 }}{% endfor %}", "longer than", FL_ENOMEM},
         {"{% set n = namespace(s='xxxxxxxx') %}{% for a in range(50) %}{% set n.s = n.s + n.s %}{% endfor %}", "longer than", FL_ENOMEM},
         {"{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "line 1", FL_ENOMEM},
         {"{% set l = [] %}{% for i in range(9) %}{% set _ = l.append(l) %}{% endfor %}{{ l }}", "", FL_ENOMEM},
