@@ -147,7 +147,7 @@ static void measure(dtype type, compute c, uint32_t k, uint32_t n, uint32_t thre
             job.act = (cpu_act){.compute = c, .k = k, .n_tokens = tokens[i]};
             job.act.data = base_alloc_aligned(kernels->act_bytes(c, k, tokens[i]));
             job.n_used = job.n_copies;
-            while (job.n_used > 1 && macs * tokens[i] * job.n_used > 4e9) job.n_used /= 2;
+            while (job.n_used > 1 && macs * tokens[i] * job.n_used > 1e9) job.n_used /= 2;
             const double s = seconds(n_threads) / job.n_used;
             printf(" %u: %.0f", tokens[i], macs * tokens[i] / s / 1e9);
             if (tokens[i] <= 4) printf(" (%.1f GB/s)", bytes / s / 1e9);

@@ -218,7 +218,7 @@ static void avx2_panel(const cpu_weight *w, uint32_t tile_index, void *panel) {
     uint8_t *codes = panel, *meta = codes + (size_t)n_groups(w->k) * f->code_bytes;
     for (uint32_t g = 0; g < n_groups(w->k); g++, codes += f->code_bytes, meta += f->meta_bytes) {
         const uint8_t *group = group_at(f, tile, g);
-        for (uint32_t i = 0; i < f->group_bytes; i += 64) _mm_prefetch((const char *)group + 2048 + i, _MM_HINT_NTA);
+        for (uint32_t i = 0; i < f->group_bytes; i += 64) _mm_prefetch((const char *)group + 4096 + i, _MM_HINT_T0);
         f->codes(group, codes);
         f->meta(super_at(f, tile, g), group, meta);
     }
