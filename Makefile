@@ -1,4 +1,5 @@
 # Flambeau. `make` builds build/flambeau, build/libflambeau.a and build/libflambeau.so.
+#   make V=1              shows the commands
 #   make check            floors, formatting, names and sizes
 #   make test-programs    the unit tests (run them with ./test.sh)
 #   make SAN=address,undefined | SAN=thread      the same under build/san-...
@@ -11,6 +12,7 @@ PREFIX  ?= /usr/local
 VERSION := $(shell cat VERSION)
 
 comma := ,
+SAY = $(if $(V),,@echo "  CC $<"; )
 B := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(DEBUG),/debug)
 
 WARN := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
@@ -31,6 +33,9 @@ endif
 LIBDIR := $(shell $(CC) -print-file-name=libjansson.a | xargs dirname)
 LIBS   := $(LIBDIR)/libjansson.a $(LIBDIR)/libpcre2-8.a $(LIBDIR)/libminizip.a $(LIBDIR)/libz.a -lm -lpthread -ldl
 
+# Debian's libjansson.a is not position-independent: the shared library uses the shared ones.
+LIBS_SHARED := -ljansson -lpcre2-8 -lminizip -lz -lm -lpthread -ldl
+
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
 SRC_LIB := $(filter-out src/cmd/% src/dev/cpu/x86/% src/dev/cpu/arm/%,$(shell find src -name '*.c' | LC_ALL=C sort))
 ifeq ($(ARCH),x86_64)
@@ -50,7 +55,7 @@ $B/src/dev/cpu/x86/avx2%.o: CFLAGS_ISA := -mavx2 -mfma -mf16c
 
 $B/%.o: %.c Makefile VERSION
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) $(CFLAGS_ISA) -MMD -MP -c -o $@ $<
+	$(SAY)$(CC) $(CFLAGS_ALL) $(CFLAGS_ISA) -MMD -MP -c -o $@ $<
 
 $B/libflambeau.a: $(OBJ_LIB)
 	@rm -f $@
@@ -58,7 +63,7 @@ $B/libflambeau.a: $(OBJ_LIB)
 
 $B/libflambeau.so: $(OBJ_LIB) tools/libflambeau.map
 	$(CC) -shared -Wl,-soname,libflambeau.so.0 -Wl,--version-script=tools/libflambeau.map -Wl,-z,relro,-z,now \
-	  $(LDFLAGS) -o $@ $(OBJ_LIB) $(LIBS)
+	  $(LDFLAGS) -o $@ $(OBJ_LIB) $(LIBS_SHARED)
 
 $B/flambeau: $(OBJ_CMD) $B/libflambeau.a
 	$(CC) -pie -Wl,-z,relro,-z,now $(LDFLAGS) -o $@ $(OBJ_CMD) $B/libflambeau.a $(LIBS)

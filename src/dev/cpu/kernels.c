@@ -5,9 +5,13 @@ static bool always(void) { return true; }
 static const cpu_kernels ref = {"scalar", always, &cpu_ref_matmul, &cpu_ref_row, &cpu_ref_attn};
 
 #if defined(__x86_64__)
+#include <cpuid.h>
+
 static bool has_avx2(void) {
+    unsigned a, b, c, d; /* clang 14 does not know the name "f16c" */
+    const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 static const cpu_kernels avx2 = {"avx2", has_avx2, &cpu_avx2_matmul, &cpu_avx2_row, &cpu_avx2_attn};

@@ -1,0 +1,115 @@
+/* flambeau - the program: finds the command, parses its options, runs it, prints the one error line. */
+#include "cmd/cmd_int.h"
+#include "cmd/out.h"
+#include "cmd/signal.h"
+#include "cmd/term.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+const cmd_command cmd_commands[] = {
+    {"run", CMD_RUN, cmd_run, "MODEL [PROMPT]", 1, 2, "answer a prompt, or chat",
+     "The prompt is a user message in the model's chat template; piped stdin is the prompt when there is none.\n"
+     "On a terminal without a prompt it chats: Ctrl-D ends, Ctrl-C stops an answer.\n"
+     "Without any sampling option: temperature 0.8, top-k 40, top-p 0.95. As soon as one of --temperature, --top-p,\n"
+     "--top-k and --min-p is given, the filters not given are off (the temperature stays 0.8 unless given)."},
+    {"score", CMD_SCORE, cmd_score, "MODEL", 1, 1, "log-probability of a text",
+     "Takes one of --text, --file and --tokens, or stdin."},
+    {"tokenize", CMD_TOKENIZE, cmd_tokenize, "MODEL [TEXT]", 1, 2, "text to token ids",
+     "Without TEXT reads stdin, byte for byte."},
+    {"detokenize", CMD_DETOKENIZE, cmd_detokenize, "MODEL [IDS]", 1, 2, "token ids to text",
+     "Without IDS reads stdin."},
+    {"template", CMD_TEMPLATE, cmd_template, "MODEL|FILE.jinja", 1, 1, "render a chat template", NULL},
+    {"bench", CMD_BENCH, cmd_bench, "MODEL", 1, 1, "measure speed",
+     "LIST is 1,8,32 or ranges: 1-4, 128-1024+128, 1-32*2. pp512 reads a prompt of 512 tokens, tg128 draws 128 "
+     "tokens,\n"
+     "tg128xb8 draws 128 tokens in each of 8 requests at once and counts all of them."},
+    {"show", CMD_SHOW, cmd_show, "MODEL", 1, 1, "what a model is", NULL},
+    {"pull", CMD_PULL, cmd_pull, "NAME", 1, 1, "download a model", "flambeau list --json shows the names."},
+    {"list", CMD_LIST, cmd_list, "", 0, 0, "models known and downloaded", NULL},
+    {"rm", CMD_RM, cmd_rm, "NAME", 1, 1, "remove a downloaded model", NULL},
+    {.name = NULL},
+};
+
+static const cmd_command *find_command(const char *name) {
+    for (const cmd_command *c = cmd_commands; c->name; c++)
+        if (strcmp(c->name, name) == 0) return c;
+    return NULL;
+}
+
+static int unknown_command(const char *name, fl_err *err) {
+    const char *names[sizeof cmd_commands / sizeof *cmd_commands];
+    size_t n = 0;
+    for (const cmd_command *c = cmd_commands; c->name; c++) names[n++] = c->name;
+    names[n] = NULL;
+    const char *near = cmd_options_nearest(name, names);
+    if (near) return cmd_usage(err, "flambeau has no command '%.40s'; did you mean '%s'?", name, near);
+    return cmd_usage(err, "flambeau has no command '%.40s'; see 'flambeau help'", name);
+}
+
+static void print_help(FILE *f) {
+    fprintf(f, "flambeau %s - runs language models\n\n", fl_version());
+    for (const cmd_command *c = cmd_commands; c->name; c++) {
+        char left[64];
+        snprintf(left, sizeof left, "%s %s", c->name, c->arguments);
+        fprintf(f, "  flambeau %-28s %s\n", left, c->summary);
+    }
+    fprintf(f, "  flambeau %-28s %s\n", "help [COMMAND]", "this text, or that of a command");
+    fprintf(f, "\nMODEL is a .gguf file or a name from 'flambeau list', which is downloaded when it is missing.\n");
+}
+
+/* flambeau help [COMMAND] */
+static int help(int argc, char **argv, fl_err *err) {
+    if (argc == 0) {
+        print_help(stdout);
+        return CMD_OK;
+    }
+    const cmd_command *command = find_command(argv[0]);
+    if (!command) return unknown_command(argv[0], err);
+    cmd_options_help(command);
+    return CMD_OK;
+}
+
+static int dispatch(int argc, char **argv, fl_err *err) {
+    if (argc < 2) {
+        print_help(stderr);
+        return cmd_usage(err, "flambeau wants a command, found none; see 'flambeau help'");
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
+        return help(argc - 2, argv + 2, err);
+    if (strcmp(name, "--version") == 0) {
+        printf("flambeau %s\n", fl_version());
+        return CMD_OK;
+    }
+    const cmd_command *command = find_command(name);
+    if (!command) return unknown_command(name, err);
+    cmd_options options;
+    if (cmd_options_parse(&options, command, argc - 2, argv + 2, err) != FL_OK) return CMD_USAGE;
+    if (options.help) {
+        cmd_options_help(command);
+        return CMD_OK;
+    }
+    return command->run(&options, err);
+}
+
+int cmd_exit(fl_status st) {
+    if (st == FL_OK) return CMD_OK;
+    return st == FL_ECANCELED && cmd_signal_caught() ? CMD_SIGNAL + cmd_signal_caught() : CMD_FAILED;
+}
+
+int main(int argc, char **argv) {
+    cmd_term_init();
+    cmd_signal_init();
+    fl_err err = {.msg = ""};
+    int code = dispatch(argc, argv, &err);
+    cmd_term_clear();
+    fl_err closing = {.msg = ""};
+    if (cmd_out_close(&closing) != FL_OK && code == CMD_OK) {
+        code = CMD_FAILED;
+        err = closing;
+    }
+    if ((code == CMD_FAILED || code == CMD_USAGE) && err.msg[0]) fprintf(stderr, "error: %s\n", err.msg);
+    return code;
+}

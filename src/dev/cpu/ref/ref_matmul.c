@@ -1,0 +1,275 @@
+/* dev/cpu/ref/ref_matmul.c - the rules of docs/numerics.md for matmul, in plain loops.
+ *
+ * This file is the definition the faster sets are tested against, so it repeats the
+ * formulas and nothing else:
+ *
+ *   q8    activations as int8 per group of 32 with an fp32 scale dx. A group of a
+ *         weight row is integer codes, integer sub-scales and an fp16 scale dw; its
+ *         integer sum is exact, then acc = fma((float)isum, dw * dx, acc), and for
+ *         formats with a minimum m acc = fma((float)msum, m * dx, acc).
+ *   bf16  both sides rounded to bf16; per block of 32 one fma chain over even k, one
+ *         over odd k, then acc = acc + (even + odd). The last block is padded with 0.
+ *   f32   one fma chain over ascending k, without padding.
+ *
+ * A packed tile is 16 rows in the file's own bytes; rows never written are zero bytes,
+ * which decode to zeros in every format. There is no panel: the product decodes a piece
+ * of one row at a time and keeps its accumulators in y, one per token.
+ */
+#include "dev/cpu/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    GROUP = 32,  /* elements that share an activation scale, and a block of the bf16 rule */
+    PIECE = 256, /* elements decoded at a time: whole blocks of every format */
+};
+
+/* 32 activations of one token in the q8 profile: x is about q * dx. */
+typedef struct {
+    float dx;
+    int8_t q[GROUP];
+} act_group;
+
+/* 32 weights of one row: w[i] is dw * scale[i / 16] * code[i] + m * min. */
+typedef struct {
+    float dw, m;
+    int32_t scale[2], min;
+    int8_t code[GROUP];
+} weight_group;
+
+static float half_at(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return dtype_f16_to_f32(h);
+}
+
+static bool has_min(dtype type) { return type == DTYPE_Q4_1 || type == DTYPE_Q4_K; }
+
+static int nibble(uint8_t b, bool high) { return high ? b >> 4 : b & 15; }
+
+/* Codes of a 16-byte run: element i is the low (i < 16) or high nibble of byte i % 16. */
+static void nibbles_get(weight_group *g, const uint8_t *q, int offset) {
+    for (int i = 0; i < GROUP; i++) g->code[i] = (int8_t)(nibble(q[i % 16], i >= 16) - offset);
+}
+
+static void q5_0_get(weight_group *g, const uint8_t *b) {
+    uint32_t high;
+    memcpy(&high, b + 2, sizeof high);
+    for (int i = 0; i < GROUP; i++)
+        g->code[i] = (int8_t)((nibble(b[6 + i % 16], i >= 16) | (int)((high >> i) & 1) << 4) - 16);
+}
+
+static void q4_k_get(weight_group *g, const uint8_t *b, uint32_t t) {
+    const uint8_t *s = b + 4, *q = b + 16 + 32 * (t / 2);
+    g->dw = half_at(b);
+    g->m = -half_at(b + 2);
+    g->scale[0] = g->scale[1] = t < 4 ? s[t] & 63 : (s[t + 4] & 15) | (s[t - 4] >> 6) << 4;
+    g->min = t < 4 ? s[t + 4] & 63 : (s[t + 4] >> 4) | (s[t] >> 6) << 4;
+    for (int i = 0; i < GROUP; i++) g->code[i] = (int8_t)nibble(q[i], t % 2 != 0);
+}
+
+static void q6_k_get(weight_group *g, const uint8_t *b, uint32_t t) {
+    const uint32_t n = t / 4, j = t % 4;
+    const uint8_t *low = b + 64 * n + 32 * (j & 1), *high = b + 128 + 32 * n;
+    g->dw = half_at(b + 208);
+    for (uint32_t h = 0; h < 2; h++) g->scale[h] = (int8_t)b[192 + 2 * t + h];
+    for (int i = 0; i < GROUP; i++)
+        g->code[i] = (int8_t)((nibble(low[i], j >= 2) | ((high[i] >> (2 * j)) & 3) << 4) - 32);
+}
+
+/* Group t of a row in the file's layout. */
+static weight_group group_get(dtype type, const uint8_t *row, uint32_t t) {
+    weight_group g = {.scale = {1, 1}, .min = 1};
+    switch (type) {
+        case DTYPE_Q4_0:
+            row += (size_t)18 * t;
+            g.dw = half_at(row);
+            nibbles_get(&g, row + 2, 8);
+            break;
+        case DTYPE_Q4_1:
+            row += (size_t)20 * t;
+            g.dw = half_at(row);
+            g.m = half_at(row + 2);
+            nibbles_get(&g, row + 4, 0);
+            break;
+        case DTYPE_Q5_0:
+            row += (size_t)22 * t;
+            g.dw = half_at(row);
+            q5_0_get(&g, row);
+            break;
+        case DTYPE_Q8_0:
+            row += (size_t)34 * t;
+            g.dw = half_at(row);
+            memcpy(g.code, row + 2, GROUP);
+            break;
+        case DTYPE_Q4_K: q4_k_get(&g, row + (size_t)144 * (t / 8), t % 8); break;
+        case DTYPE_Q6_K: q6_k_get(&g, row + (size_t)210 * (t / 8), t % 8); break;
+        case DTYPE_F32:
+        case DTYPE_F16:
+        case DTYPE_BF16: break;
+    }
+    return g;
+}
+
+static float q8_add(float acc, const weight_group *w, const act_group *x, bool with_min) {
+    int32_t half[2] = {0, 0}, sum = 0;
+    for (int i = 0; i < GROUP; i++) {
+        half[i / 16] += w->code[i] * x->q[i];
+        sum += x->q[i];
+    }
+    const int32_t isum = w->scale[0] * half[0] + w->scale[1] * half[1];
+    acc = fmaf((float)isum, w->dw * x->dx, acc);
+    return with_min ? fmaf((float)(w->min * sum), w->m * x->dx, acc) : acc;
+}
+
+/* Subnormals become zeros of their sign first, whatever the mode of the thread. */
+static float bf16_round(float f) {
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    if ((u & 0x7f800000) == 0) u &= 0x80000000;
+    memcpy(&f, &u, sizeof f);
+    return dtype_bf16_to_f32(dtype_f32_to_bf16(f));
+}
+
+static float bf16_add(float acc, const float *w, const float *x) {
+    float even = 0, odd = 0;
+    for (int i = 0; i < GROUP; i += 2) {
+        even = fmaf(x[i], w[i], even);
+        odd = fmaf(x[i + 1], w[i + 1], odd);
+    }
+    return acc + (even + odd);
+}
+
+static uint32_t n_groups(uint32_t k) { return k / GROUP + (k % GROUP != 0); }
+
+static size_t token_bytes(compute c, uint32_t k) {
+    if (c == COMPUTE_Q8) return n_groups(k) * sizeof(act_group);
+    return n_groups(k) * GROUP * sizeof(float);
+}
+
+static size_t ref_tile_bytes(dtype type, compute c, uint32_t k) {
+    const dtype_info *info = dtype_find((uint32_t)type);
+    if (!info || c == COMPUTE_AUTO || (c == COMPUTE_Q8 && !info->quantized)) return 0;
+    return CPU_TILE_ROWS * dtype_row_bytes(type, k);
+}
+
+static void ref_weight_pack(cpu_weight *w, uint32_t row, uint32_t n_rows, const void *rows) {
+    const size_t row_bytes = w->tile_bytes / CPU_TILE_ROWS;
+    memcpy(w->data + row * row_bytes, rows, n_rows * row_bytes);
+}
+
+static size_t ref_act_bytes(compute c, uint32_t k, uint32_t n_tokens) { return n_tokens * token_bytes(c, k); }
+
+/* q = clamp(RN(x * (127 / a)), -127, 127), dx = a / 127, with a the largest |x| of the group. */
+static bool act_group_put(act_group *g, const float *x, uint32_t n) {
+    uint32_t bits_max = 0;
+    memset(g, 0, sizeof *g);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], sizeof u);
+        if ((u & 0x7fffffff) > bits_max) bits_max = u & 0x7fffffff;
+    }
+    float a;
+    memcpy(&a, &bits_max, sizeof a);
+    if (bits_max >= 0x7f800000) return false;
+    if (bits_max < 0x0d800000) return true; /* a < 2^-100 */
+    const float inverse = 127.0f / a;
+    g->dx = a / 127.0f;
+    for (uint32_t i = 0; i < n; i++) {
+        long q = lrintf(x[i] * inverse);
+        q = q > 127 ? 127 : q < -127 ? -127 : q;
+        g->q[i] = (int8_t)q;
+    }
+    return true;
+}
+
+static bool ref_act_put(cpu_act *a, uint32_t t, const float *x) {
+    const size_t bytes = token_bytes(a->compute, a->k);
+    uint8_t *out = a->data + t * bytes;
+    if (a->compute != COMPUTE_Q8) {
+        float *f = (float *)(void *)out;
+        memset(f, 0, bytes);
+        for (uint32_t i = 0; i < a->k; i++) f[i] = a->compute == COMPUTE_BF16 ? bf16_round(x[i]) : x[i];
+        return true;
+    }
+    act_group *g = (act_group *)(void *)out;
+    for (uint32_t i = 0; i < a->k; i += GROUP)
+        if (!act_group_put(&g[i / GROUP], x + i, a->k - i < GROUP ? a->k - i : GROUP)) {
+            memset(out, 0, bytes);
+            return false;
+        }
+    return true;
+}
+
+static void ref_act_pad(cpu_act *a) { (void)a; }
+
+static size_t ref_panel_bytes(const cpu_weight *w) {
+    (void)w;
+    return 0;
+}
+
+static void ref_panel(const cpu_weight *w, uint32_t tile, void *panel) {
+    (void)w;
+    (void)tile;
+    (void)panel;
+}
+
+static void q8_row(const cpu_weight *w, const uint8_t *row, const cpu_act *a, uint32_t t0, uint32_t n_tokens, float *y,
+                   size_t y_stride) {
+    const size_t bytes = token_bytes(COMPUTE_Q8, w->k);
+    for (uint32_t i = 0; i < n_groups(w->k); i++) {
+        const weight_group g = group_get(w->type, row, i);
+        for (uint32_t t = 0; t < n_tokens; t++) {
+            const act_group *x = (const act_group *)(const void *)(a->data + (t0 + t) * bytes) + i;
+            y[t * y_stride] = q8_add(y[t * y_stride], &g, x, has_min(w->type));
+        }
+    }
+}
+
+static void float_row(const cpu_weight *w, const uint8_t *row, const cpu_act *a, uint32_t t0, uint32_t n_tokens,
+                      float *y, size_t y_stride) {
+    const dtype_info *info = dtype_find((uint32_t)w->type);
+    const size_t bytes = token_bytes(w->compute, w->k);
+    for (uint32_t i = 0; i < w->k; i += PIECE) {
+        const uint32_t n = w->k - i < PIECE ? w->k - i : PIECE;
+        float d[PIECE] = {0};
+        info->decode(row + (size_t)(i / info->block_elems) * info->block_bytes, d, n);
+        for (uint32_t j = 0; j < n && w->compute == COMPUTE_BF16; j++) d[j] = bf16_round(d[j]);
+        for (uint32_t t = 0; t < n_tokens; t++) {
+            const float *x = (const float *)(const void *)(a->data + (t0 + t) * bytes) + i;
+            float acc = y[t * y_stride];
+            if (w->compute == COMPUTE_BF16)
+                for (uint32_t j = 0; j < n; j += GROUP) acc = bf16_add(acc, d + j, x + j);
+            else
+                for (uint32_t j = 0; j < n; j++) acc = fmaf(x[j], d[j], acc);
+            y[t * y_stride] = acc;
+        }
+    }
+}
+
+static void ref_product(const cpu_weight *w, uint32_t tile, const void *panel, const cpu_act *a, uint32_t t0,
+                        uint32_t n_tokens, float *y, size_t y_stride) {
+    (void)panel;
+    for (uint32_t t = 0; t < n_tokens; t++) memset(y + t * y_stride, 0, CPU_TILE_ROWS * sizeof *y);
+    const size_t row_bytes = w->tile_bytes / CPU_TILE_ROWS;
+    for (uint32_t r = 0; r < CPU_TILE_ROWS; r++) {
+        const uint8_t *row = w->data + tile * w->tile_bytes + r * row_bytes;
+        if (w->compute == COMPUTE_Q8)
+            q8_row(w, row, a, t0, n_tokens, y + r, y_stride);
+        else
+            float_row(w, row, a, t0, n_tokens, y + r, y_stride);
+    }
+}
+
+const cpu_matmul_kernels cpu_ref_matmul = {
+    .tile_bytes = ref_tile_bytes,
+    .weight_pack = ref_weight_pack,
+    .act_bytes = ref_act_bytes,
+    .act_put = ref_act_put,
+    .act_pad = ref_act_pad,
+    .panel_bytes = ref_panel_bytes,
+    .panel = ref_panel,
+    .product = ref_product,
+    .panel_tokens = 1,
+};

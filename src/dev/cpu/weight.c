@@ -1,0 +1,133 @@
+/* Weights of the CPU back end. A product's weight is packed into the layout of the best
+ * kernel set that has one for its type; an embedding stays as it lies in the file; a
+ * vector becomes fp32. One tensor may be all of these at once (a tied embedding). */
+#include "dev/cpu/cpu_int.h"
+
+#include "base/assert.h"
+#include "base/mem.h"
+
+#include <string.h>
+
+enum { PACK_ROWS = 64 };    /* unit in which packing is shared out to the team; a multiple of CPU_TILE_ROWS */
+
+static fl_status open_packed(cpu_dev *d, dev_weight *w, fl_err *err) {
+    for (uint32_t i = 0; i < d->n_sets; i++) {
+        size_t bytes = d->sets[i]->matmul->tile_bytes(w->desc.type, w->desc.compute, w->desc.k);
+        if (bytes == 0) continue;
+        w->set = d->sets[i];
+        w->packed = (cpu_weight){.type = w->desc.type, .compute = w->desc.compute, .n = w->desc.n, .k = w->desc.k,
+                                 .n_tiles = (w->desc.n + CPU_TILE_ROWS - 1) / CPU_TILE_ROWS, .tile_bytes = bytes};
+        w->packed.data = base_alloc_aligned(w->packed.n_tiles * bytes);
+        if (!w->packed.data)
+            return fl_fail(err, FL_ENOMEM, "weight %s needs %zu bytes; no memory", w->desc.name, w->packed.n_tiles * bytes);
+        return FL_OK;
+    }
+    return fl_fail(err, FL_EUNSUPPORTED, "weight %s: no kernel computes products of %s weights in this profile", w->desc.name,
+                   dtype_find(w->desc.type)->name);
+}
+
+fl_status cpu_weight_open(dev *dd, const dev_weight_desc *desc, dev_weight **out, fl_err *err) {
+    cpu_dev *d = (cpu_dev *)dd;
+    *out = NULL;
+    dev_weight *w = base_calloc(1, sizeof *w);
+    if (!w) return fl_fail(err, FL_ENOMEM, "weight %s: no memory", desc->name);
+    fl_status st = FL_OK;
+    w->desc = *desc;
+    w->name = base_strdup(desc->name);
+    w->desc.name = w->name ? w->name : "";
+    w->row_bytes = dtype_row_bytes(desc->type, desc->k);
+    w->file_row_bytes = dtype_row_bytes(desc->type, desc->k_file);
+    w->file_offset = desc->k_first ? dtype_row_bytes(desc->type, desc->k_first) : 0;
+    if (!w->name) st = fl_fail(err, FL_ENOMEM, "weight %s: no memory", desc->name);
+    else if (!w->row_bytes || !w->file_row_bytes || (desc->k_first && !w->file_offset) || desc->k_first + desc->k > desc->k_file)
+        st = fl_fail(err, FL_EFORMAT, "weight %s: a row of %u values is not whole blocks of %s", desc->name, desc->k,
+                     dtype_find(desc->type)->name);
+    if (st == FL_OK && desc->uses & GRAPH_USE_MATMUL) st = open_packed(d, w, err);
+    if (st == FL_OK && desc->uses & GRAPH_USE_VECTOR) {
+        w->vector = base_calloc((size_t)desc->n * desc->k, sizeof *w->vector);
+        if (!w->vector) st = fl_fail(err, FL_ENOMEM, "weight %s: no memory", desc->name);
+    }
+    if (st != FL_OK) {
+        cpu_weight_close(dd, w);
+        return st;
+    }
+    *out = w;
+    return FL_OK;
+}
+
+void cpu_weight_close(dev *d, dev_weight *w) {
+    (void)d;
+    if (!w) return;
+    base_free(w->packed.data);
+    base_free(w->vector);
+    base_free(w->own_rows);
+    base_free(w->name);
+    base_free(w);
+}
+
+size_t cpu_weight_size(const dev_weight *w) {
+    return w->packed.n_tiles * w->packed.tile_bytes + (w->vector ? (size_t)w->desc.n * w->desc.k * sizeof(float) : 0) +
+           (w->own_rows ? w->desc.n * w->row_bytes : 0);
+}
+
+typedef struct { dev_weight *w; uint32_t row, n_rows; const uint8_t *rows; } pack_job;
+
+/* Packs whole tiles by one thread each; rows come with the file's stride when a slice is cut out. */
+static void pack_part(void *arg, uint32_t thread, uint32_t n_threads) {
+    const pack_job *j = arg;
+    dev_weight *w = j->w;
+    uint32_t first = j->row / PACK_ROWS, last = (j->row + j->n_rows + PACK_ROWS - 1) / PACK_ROWS, begin, end;
+    cpu_pool_part(last - first, thread, n_threads, &begin, &end);
+    for (uint32_t u = first + begin; u < first + end; u++) {
+        uint32_t lo = u * PACK_ROWS < j->row ? j->row : u * PACK_ROWS;
+        uint32_t hi = (u + 1) * PACK_ROWS > j->row + j->n_rows ? j->row + j->n_rows : (u + 1) * PACK_ROWS;
+        const uint8_t *from = j->rows + (size_t)(lo - j->row) * w->file_row_bytes + w->file_offset;
+        if (w->row_bytes == w->file_row_bytes) {
+            w->set->matmul->weight_pack(&w->packed, lo, hi - lo, from);
+            continue;
+        }
+        for (uint32_t r = lo; r < hi; r++, from += w->file_row_bytes) w->set->matmul->weight_pack(&w->packed, r, 1, from);
+    }
+}
+
+static void write_vector(dev_weight *w, uint32_t row, uint32_t n_rows, const uint8_t *rows) {
+    const dtype_info *t = dtype_find(w->desc.type);
+    for (uint32_t r = 0; r < n_rows; r++)
+        t->decode(rows + r * w->file_row_bytes + w->file_offset, w->vector + (size_t)(row + r) * w->desc.k, w->desc.k);
+}
+
+/* An adopted embedding is copied before its first change: the mapping is not ours to write. */
+static fl_status write_rows(dev_weight *w, uint32_t row, uint32_t n_rows, const uint8_t *rows, fl_err *err) {
+    if (!w->own_rows) {
+        w->own_rows = base_alloc_aligned(w->desc.n * w->row_bytes);
+        if (!w->own_rows) return fl_fail(err, FL_ENOMEM, "weight %s: no memory", w->desc.name);
+        if (w->rows) memcpy(w->own_rows, w->rows, w->desc.n * w->row_bytes);
+        w->rows = w->own_rows;
+    }
+    for (uint32_t r = 0; r < n_rows; r++)
+        memcpy(w->own_rows + (size_t)(row + r) * w->row_bytes, rows + r * w->file_row_bytes + w->file_offset, w->row_bytes);
+    return FL_OK;
+}
+
+static fl_status write_weight(cpu_dev *d, dev_weight *w, uint32_t row, uint32_t n_rows, const void *rows, bool adopt, fl_err *err) {
+    if (n_rows > w->desc.n || row > w->desc.n - n_rows)
+        return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %u to %u were given", w->desc.name, w->desc.n, row, row + n_rows);
+    if (w->desc.uses & GRAPH_USE_EMBED) {
+        if (adopt && w->row_bytes == w->file_row_bytes) w->rows = rows;
+        else {
+            fl_status st = write_rows(w, row, n_rows, rows, err);
+            if (st != FL_OK) return st;
+        }
+    }
+    if (w->vector) write_vector(w, row, n_rows, rows);
+    if (w->packed.data) cpu_pool_run(d->pool, pack_part, &(pack_job){w, row, n_rows, rows});
+    return FL_OK;
+}
+
+fl_status cpu_weight_write(dev *d, dev_weight *w, uint32_t row, uint32_t n_rows, const void *rows, fl_err *err) {
+    return write_weight((cpu_dev *)d, w, row, n_rows, rows, false, err);
+}
+
+fl_status cpu_weight_adopt(dev *d, dev_weight *w, const void *rows, fl_err *err) {
+    return write_weight((cpu_dev *)d, w, 0, w->desc.n, rows, true, err);
+}

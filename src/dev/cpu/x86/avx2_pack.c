@@ -1,0 +1,225 @@
+/* dev/cpu/x86/avx2_pack.c - the packed q8 formats: from the file's rows to tiles, and from tiles to panels.
+ *
+ * Packing goes row by row: a row's 4-byte pieces land 64 bytes apart, and the 16 rows of
+ * a tile meet in the first-level cache, so that any range of rows costs the same. Only
+ * integers are moved: the thread's rounding and flush modes do not matter.
+ */
+#include "dev/cpu/x86/avx2_matmul.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+static __m128i load16(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)(const void *)p); }
+static __m256i load32(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+static void store32(uint8_t *p, __m256i v) { _mm256_store_si256((__m256i *)(void *)p, v); }
+
+/* 16 bytes whose low nibbles are codes 0..15 and high nibbles codes 16..31, as row r. */
+static void nibbles_put(uint8_t *group, uint32_t r, const uint8_t *q) {
+    for (uint32_t j = 0; j < 4; j++) memcpy(group + 64 * j + 4 * r, q + 4 * j, 4);
+}
+
+/* K-quants keep 64 codes in 32 bytes; this gathers the 32 of the low or of the high nibbles. */
+static void nibbles_put_k(uint8_t *group, uint32_t r, const uint8_t *q, bool high) {
+    const __m128i mask = _mm_set1_epi8(15);
+    __m128i a = load16(q), b = load16(q + 16);
+    if (high) a = _mm_srli_epi16(a, 4), b = _mm_srli_epi16(b, 4);
+    a = _mm_or_si128(_mm_and_si128(a, mask), _mm_slli_epi16(_mm_and_si128(b, mask), 4));
+    uint8_t out[16];
+    _mm_storeu_si128((__m128i *)(void *)out, a);
+    nibbles_put(group, r, out);
+}
+
+static void half_put(uint8_t *halves, uint32_t r, const uint8_t *h) { memcpy(halves + 2 * r, h, 2); }
+
+static void q4_0_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
+    for (uint32_t g = 0; g < n_groups; g++, tile += 288, row += 18) {
+        nibbles_put(tile, r, row + 2);
+        half_put(tile + 256, r, row);
+    }
+}
+
+static void q4_1_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
+    for (uint32_t g = 0; g < n_groups; g++, tile += 320, row += 20) {
+        nibbles_put(tile, r, row + 4);
+        half_put(tile + 256, r, row);
+        half_put(tile + 288, r, row + 2);
+    }
+}
+
+/* Byte i of the result: bits i, i + 4, i + 8 .. of h. */
+static uint32_t bits_by_4(uint32_t h) {
+    uint32_t out = 0;
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t b = (h >> i) & 0x11111111;
+        b = (b | b >> 3) & 0x03030303;
+        b = (b | b >> 6) & 0x000f000f;
+        out |= ((b | b >> 12) & 0xff) << (8 * i);
+    }
+    return out;
+}
+
+static void q5_0_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
+    for (uint32_t g = 0; g < n_groups; g++, tile += 352, row += 22) {
+        uint32_t high;
+        memcpy(&high, row + 2, sizeof high);
+        high = bits_by_4(high);
+        nibbles_put(tile, r, row + 6);
+        memcpy(tile + 256 + 4 * r, &high, sizeof high);
+        half_put(tile + 320, r, row);
+    }
+}
+
+static void q8_0_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
+    for (uint32_t g = 0; g < n_groups; g++, tile += 544, row += 34) {
+        for (uint32_t j = 0; j < 16; j++) memcpy(tile + 32 * j + 2 * r, row + 2 + 2 * j, 2);
+        half_put(tile + 512, r, row);
+    }
+}
+
+static void q4_k_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
+    for (uint32_t g = 0; g < n_groups; g += AVX2_SUPER, row += 144) {
+        const uint8_t *s = row + 4;
+        half_put(tile, r, row);
+        half_put(tile + 32, r, row + 2);
+        tile += 64;
+        for (uint32_t t = 0; t < AVX2_SUPER; t++, tile += 288) {
+            nibbles_put_k(tile, r, row + 16 + 32 * (t / 2), t % 2 != 0);
+            tile[256 + r] = (uint8_t)(t < 4 ? s[t] & 63 : (s[t + 4] & 15) | (s[t - 4] >> 6) << 4);
+            tile[272 + r] = (uint8_t)(t < 4 ? s[t + 4] & 63 : (s[t + 4] >> 4) | (s[t] >> 6) << 4);
+        }
+    }
+}
+
+static void q6_k_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
+    for (uint32_t g = 0; g < n_groups; g += AVX2_SUPER, row += 210) {
+        half_put(tile, r, row + 208);
+        tile += 32;
+        for (uint32_t t = 0; t < AVX2_SUPER; t++, tile += 416) {
+            const uint32_t n = t / 4, j = t % 4;
+            nibbles_put_k(tile, r, row + 64 * n + 32 * (j & 1), j >= 2);
+            uint32_t d[8];
+            memcpy(d, row + 128 + 32 * n, sizeof d);
+            for (uint32_t i = 0; i < 8; i++) d[i] = (d[i] >> (2 * j)) & 0x03030303;
+            for (uint32_t c = 0; c < 2; c++) {
+                const uint32_t plane = d[4 * c] | d[4 * c + 1] << 2 | d[4 * c + 2] << 4 | d[4 * c + 3] << 6;
+                memcpy(tile + 256 + 64 * c + 4 * r, &plane, sizeof plane);
+                tile[384 + 16 * c + r] = row[192 + 2 * t + c];
+            }
+        }
+    }
+}
+
+static void q4_codes(const uint8_t *group, uint8_t *codes) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    for (uint32_t i = 0; i < 256; i += 32) {
+        const __m256i q = load32(group + i);
+        store32(codes + i, _mm256_and_si256(q, mask));
+        store32(codes + 256 + i, _mm256_and_si256(_mm256_srli_epi16(q, 4), mask));
+    }
+}
+
+/* ORs bits `width` j.. of the plane's bytes, j < n, into the codes of n steps, above the nibble. */
+static void plane_or(const uint8_t *plane, uint8_t *codes, int n, int width) {
+    const __m256i mask = _mm256_set1_epi8((char)((1 << width) - 1));
+    for (uint32_t h = 0; h < 64; h += 32) {
+        const __m256i p = load32(plane + h);
+        for (int j = 0; j < n; j++) {
+            uint8_t *c = codes + 64 * j + h;
+            const __m256i bits = _mm256_and_si256(_mm256_srl_epi16(p, _mm_cvtsi32_si128(width * j)), mask);
+            store32(c, _mm256_or_si256(load32(c), _mm256_slli_epi16(bits, 4)));
+        }
+    }
+}
+
+static void q5_0_codes(const uint8_t *group, uint8_t *codes) {
+    q4_codes(group, codes);
+    plane_or(group + 256, codes, 8, 1);
+}
+
+static void q6_k_codes(const uint8_t *group, uint8_t *codes) {
+    q4_codes(group, codes);
+    plane_or(group + 256, codes, 4, 2);
+    plane_or(group + 320, codes + 256, 4, 2);
+}
+
+static void q8_0_codes(const uint8_t *group, uint8_t *codes) {
+    for (uint32_t i = 0; i < 512; i += 16) store32(codes + 2 * i, _mm256_cvtepi8_epi16(load16(group + i)));
+}
+
+/* 16 fp16 to floats; the instruction knows subnormal halves in every mode. */
+static void halves_get(const uint8_t *halves, uint8_t *meta, bool negate) {
+    const __m256i sign = _mm256_set1_epi32(negate ? INT32_MIN : 0);
+    for (uint32_t h = 0; h < 2; h++) {
+        const __m256 f = _mm256_cvtph_ps(load16(halves + 16 * h));
+        store32(meta + 32 * h, _mm256_xor_si256(_mm256_castps_si256(f), sign));
+    }
+}
+
+/* 16 integers of a byte each to pairs of equal int16. */
+static void pairs_put(uint8_t *meta, const uint8_t *s) {
+    for (uint32_t h = 0; h < 2; h++) {
+        const __m256i v = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(s + 8 * h)));
+        const __m256i low = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
+        store32(meta + 32 * h, _mm256_or_si256(low, _mm256_slli_epi32(v, 16)));
+    }
+}
+
+static void q4_0_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) {
+    (void)head;
+    halves_get(group + 256, meta, false);
+}
+
+static void q4_1_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) {
+    (void)head;
+    halves_get(group + 256, meta, false);
+    halves_get(group + 288, meta + 64, false);
+}
+
+static void q5_0_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) {
+    (void)head;
+    halves_get(group + 320, meta, false);
+}
+
+static void q8_0_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) {
+    (void)head;
+    halves_get(group + 512, meta, false);
+}
+
+static void q4_k_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) {
+    halves_get(head, meta, false);
+    halves_get(head + 32, meta + 64, true);
+    pairs_put(meta + 128, group + 256);
+    for (uint32_t h = 0; h < 2; h++) {
+        const __m128i m = _mm_loadl_epi64((const __m128i *)(const void *)(group + 272 + 8 * h));
+        store32(meta + 192 + 32 * h, _mm256_castps_si256(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(m))));
+    }
+}
+
+static void q6_k_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) {
+    halves_get(head, meta, false);
+    pairs_put(meta + 64, group + 384);
+    pairs_put(meta + 128, group + 400);
+}
+
+#define KERNELS(t) .direct = avx2_##t##_direct, .panel = avx2_##t##_panel, .pack = t##_pack, .meta = t##_meta
+static const avx2_form q4_0 = {0, 288, 512, 64, .codes = q4_codes, KERNELS(q4_0)};
+static const avx2_form q4_1 = {0, 320, 512, 128, .codes = q4_codes, KERNELS(q4_1)};
+static const avx2_form q5_0 = {0, 352, 512, 64, .codes = q5_0_codes, KERNELS(q5_0)};
+static const avx2_form q8_0 = {0, 544, 1024, 64, .codes = q8_0_codes, KERNELS(q8_0)};
+static const avx2_form q4_k = {64, 288, 512, 256, .codes = q4_codes, KERNELS(q4_k)};
+static const avx2_form q6_k = {32, 416, 512, 192, .codes = q6_k_codes, KERNELS(q6_k)};
+
+const avx2_form *avx2_form_find(dtype type) {
+    switch (type) {
+        case DTYPE_Q4_0: return &q4_0;
+        case DTYPE_Q4_1: return &q4_1;
+        case DTYPE_Q5_0: return &q5_0;
+        case DTYPE_Q8_0: return &q8_0;
+        case DTYPE_Q4_K: return &q4_k;
+        case DTYPE_Q6_K: return &q6_k;
+        case DTYPE_F32:
+        case DTYPE_F16:
+        case DTYPE_BF16: break;
+    }
+    return NULL;
+}

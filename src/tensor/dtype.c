@@ -1,0 +1,207 @@
+/* Decoders for one row of each type, written from the block layouts.
+ *
+ * All arithmetic is fp32. The scale of a block is a half (11 significant bits), so
+ * d * code is exact up to 24 bits: only Q6_K (11 + 8 + 6 bits) and the subtraction of a
+ * minimum round, and they round once, because the product before them is exact. The
+ * results are therefore the same whichever order a SIMD version multiplies in, as
+ * long as it forms d * scale first. */
+#include "tensor/dtype.h"
+
+#include <string.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "model files are read in place, little-endian");
+
+static float bits_to_f32(uint32_t bits) {
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static uint32_t f32_to_bits(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+float dtype_f16_to_f32(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 0x3ff;
+    if (exponent == 0) {
+        float magnitude = (float)mantissa * 0x1p-24f; /* zero and subnormals: exact */
+        return sign ? -magnitude : magnitude;
+    }
+    if (exponent == 31) return bits_to_f32(sign | 0x7f800000 | mantissa << 13);
+    return bits_to_f32(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+uint16_t dtype_f32_to_f16(float f) {
+    uint32_t bits = f32_to_bits(f), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x1ff)); /* quiet NaN */
+    if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);                            /* 65520 and up */
+    if (magnitude < 0x38800000) {
+        /* Below the smallest normal 2^-14: adding 0.5 puts the unit of the sum's last bit at 2^-24,
+         * the half's subnormal unit, and the addition itself rounds to nearest even. */
+        return (uint16_t)(sign | (f32_to_bits(bits_to_f32(magnitude) + 0.5f) - f32_to_bits(0.5f)));
+    }
+    uint32_t odd = magnitude >> 13 & 1;
+    return (uint16_t)(sign | ((magnitude - 0x38000000 + 0xfff + odd) >> 13));
+}
+
+float dtype_bf16_to_f32(uint16_t h) { return bits_to_f32((uint32_t)h << 16); }
+
+uint16_t dtype_f32_to_bf16(float f) {
+    uint32_t bits = f32_to_bits(f);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); /* quiet, or the payload could vanish */
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static float load_f16(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return dtype_f16_to_f32(h);
+}
+
+static void decode_f32(const void *blocks, float *out, int64_t n) { memcpy(out, blocks, (size_t)n * sizeof *out); }
+
+static void decode_f16(const void *blocks, float *out, int64_t n) {
+    const uint8_t *p = blocks;
+    for (int64_t i = 0; i < n; i++) out[i] = load_f16(p + 2 * i);
+}
+
+static void decode_bf16(const void *blocks, float *out, int64_t n) {
+    const uint8_t *p = blocks;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, p + 2 * i, sizeof h);
+        out[i] = dtype_bf16_to_f32(h);
+    }
+}
+
+/* d@0, codes@2[16]: element i is the low nibble of byte i, element 16 + i the high one. */
+static void decode_q4_0(const void *blocks, float *out, int64_t n) {
+    const uint8_t *b = blocks;
+    for (int64_t at = 0; at < n; at += 32, b += 18) {
+        float d = load_f16(b);
+        for (int i = 0; i < 16; i++) {
+            out[at + i] = d * (float)((b[2 + i] & 15) - 8);
+            out[at + 16 + i] = d * (float)((b[2 + i] >> 4) - 8);
+        }
+    }
+}
+
+/* d@0, minimum@2, codes@4[16]. */
+static void decode_q4_1(const void *blocks, float *out, int64_t n) {
+    const uint8_t *b = blocks;
+    for (int64_t at = 0; at < n; at += 32, b += 20) {
+        float d = load_f16(b), m = load_f16(b + 2);
+        for (int i = 0; i < 16; i++) {
+            out[at + i] = d * (float)(b[4 + i] & 15) + m;
+            out[at + 16 + i] = d * (float)(b[4 + i] >> 4) + m;
+        }
+    }
+}
+
+/* d@0, fifth bits@2 (u32, bit i for element i), codes@6[16]. */
+static void decode_q5_0(const void *blocks, float *out, int64_t n) {
+    const uint8_t *b = blocks;
+    for (int64_t at = 0; at < n; at += 32, b += 22) {
+        float d = load_f16(b);
+        uint32_t high;
+        memcpy(&high, b + 2, sizeof high);
+        for (int i = 0; i < 16; i++) {
+            int lo = (b[6 + i] & 15) | (int)(high >> i & 1) << 4;
+            int hi = b[6 + i] >> 4 | (int)(high >> (i + 16) & 1) << 4;
+            out[at + i] = d * (float)(lo - 16);
+            out[at + 16 + i] = d * (float)(hi - 16);
+        }
+    }
+}
+
+/* d@0, codes@2 (i8[32]). */
+static void decode_q8_0(const void *blocks, float *out, int64_t n) {
+    const uint8_t *b = blocks;
+    for (int64_t at = 0; at < n; at += 32, b += 34) {
+        float d = load_f16(b);
+        for (int i = 0; i < 32; i++) out[at + i] = d * (float)(int8_t)b[2 + i];
+    }
+}
+
+/* The packed 6-bit scale and minimum of sub-block t in [0, 8) of Q4_K. */
+static void unpack_scale_min(const uint8_t *s, int t, int *scale, int *min) {
+    if (t < 4) {
+        *scale = s[t] & 63;
+        *min = s[t + 4] & 63;
+    } else {
+        *scale = (s[t + 4] & 15) | s[t - 4] >> 6 << 4;
+        *min = s[t + 4] >> 4 | s[t] >> 6 << 4;
+    }
+}
+
+/* d@0, dmin@2, scales@4[12], codes@16[128]: 64 elements share 32 bytes, low nibbles first. */
+static void decode_q4_k(const void *blocks, float *out, int64_t n) {
+    const uint8_t *b = blocks;
+    for (int64_t at = 0; at < n; at += 256, b += 144) {
+        float d = load_f16(b), dmin = load_f16(b + 2);
+        for (int t = 0; t < 8; t++) {
+            int scale, min;
+            unpack_scale_min(b + 4, t, &scale, &min);
+            float ds = d * (float)scale, m = dmin * (float)min;
+            const uint8_t *codes = b + 16 + t / 2 * 32;
+            int shift = t % 2 * 4;
+            for (int i = 0; i < 32; i++) out[at + t * 32 + i] = ds * (float)(codes[i] >> shift & 15) - m;
+        }
+    }
+}
+
+/* low nibbles@0[128], high bit pairs@128[64], scales@192 (i8[16]), d@208. */
+static void decode_q6_k(const void *blocks, float *out, int64_t n) {
+    const uint8_t *b = blocks;
+    for (int64_t at = 0; at < n; at += 256, b += 210) {
+        float d = load_f16(b + 208);
+        for (int i = 0; i < 256; i++) {
+            int half = i / 128, quarter = i % 128 / 32, l = i % 32;
+            int lo = b[64 * half + 32 * (quarter & 1) + l] >> (quarter >> 1) * 4 & 15;
+            int hi = b[128 + 32 * half + l] >> 2 * quarter & 3;
+            float ds = d * (float)(int8_t)b[192 + i / 16];
+            out[at + i] = ds * (float)((lo | hi << 4) - 32);
+        }
+    }
+}
+
+static const dtype_info table[] = {
+    {DTYPE_F32, "F32", 1, 4, false, decode_f32},       {DTYPE_F16, "F16", 1, 2, false, decode_f16},
+    {DTYPE_BF16, "BF16", 1, 2, false, decode_bf16},    {DTYPE_Q4_0, "Q4_0", 32, 18, true, decode_q4_0},
+    {DTYPE_Q4_1, "Q4_1", 32, 20, true, decode_q4_1},   {DTYPE_Q5_0, "Q5_0", 32, 22, true, decode_q5_0},
+    {DTYPE_Q8_0, "Q8_0", 32, 34, true, decode_q8_0},   {DTYPE_Q4_K, "Q4_K", 256, 144, true, decode_q4_k},
+    {DTYPE_Q6_K, "Q6_K", 256, 210, true, decode_q6_k},
+};
+
+/* Every id of the format; gaps are retired ids. */
+static const char *const names[] = {
+    [0] = "F32",     [1] = "F16",    [2] = "Q4_0",     [3] = "Q4_1",    [6] = "Q5_0",     [7] = "Q5_1",
+    [8] = "Q8_0",    [9] = "Q8_1",   [10] = "Q2_K",    [11] = "Q3_K",   [12] = "Q4_K",    [13] = "Q5_K",
+    [14] = "Q6_K",   [15] = "Q8_K",  [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S",
+    [20] = "IQ4_NL", [21] = "IQ3_S", [22] = "IQ2_S",   [23] = "IQ4_XS", [24] = "I8",      [25] = "I16",
+    [26] = "I32",    [27] = "I64",   [28] = "F64",     [29] = "IQ1_M",  [30] = "BF16",    [34] = "TQ1_0",
+    [35] = "TQ2_0",  [39] = "MXFP4", [40] = "NVFP4",   [41] = "Q1_0",   [42] = "Q2_0",
+};
+
+const dtype_info *dtype_find(uint32_t id) {
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if ((uint32_t)table[i].type == id) return &table[i];
+    return NULL;
+}
+
+const char *dtype_name_of_id(uint32_t id) { return id < sizeof names / sizeof *names ? names[id] : NULL; }
+
+const dtype_info *dtype_all(size_t *n) {
+    *n = sizeof table / sizeof *table;
+    return table;
+}
+
+size_t dtype_row_bytes(dtype type, int64_t n) {
+    const dtype_info *t = dtype_find(type);
+    if (!t || n <= 0 || n % t->block_elems != 0) return 0;
+    size_t bytes;
+    if (__builtin_mul_overflow((size_t)(n / t->block_elems), (size_t)t->block_bytes, &bytes)) return 0;
+    return bytes;
+}

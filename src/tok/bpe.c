@@ -1,0 +1,201 @@
+/* Byte-level BPE. The file spells every byte as one printable character; that spelling is undone
+ * once at open, so that text is merged as the bytes it is.
+ *
+ * A merge is a pair of ids -> (rank, id of the joined piece), in one open-addressing table. Words
+ * are short: up to SMALL symbols the lowest rank is found by scanning, which is faster than the
+ * heap; longer ones go through merge.c. A byte that has no token of its own is dropped, as the
+ * reference does it in vocabularies without an unknown token.
+ * Source: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016;
+ * the byte spelling after GPT-2.
+ */
+#include "tok/tok_int.h"
+
+#include "base/mem.h"
+#include "tok/utf8.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define BPE_FREE UINT64_MAX
+
+enum { SMALL = 32, LEVEL_NONE = 256, LEVEL_N = 324 };
+
+/* Bytes that print stand for themselves, the other 68 for U+0100 and on, in rising order. */
+static void fill_level(uint16_t level[LEVEL_N]) {
+    uint32_t next = 256;
+    for (int i = 0; i < LEVEL_N; i++) level[i] = LEVEL_NONE;
+    for (uint32_t b = 0; b < 256; b++) {
+        bool prints = (b >= 33 && b <= 126) || (b >= 161 && b != 173);
+        level[prints ? b : next++] = (uint16_t)b;
+    }
+}
+
+size_t tok_bpe_bytes(const tok *t, tok_text text, char *out) {
+    size_t n = 0;
+    for (size_t i = 0; i < text.n;) {
+        int len = tok_utf8_char((const uint8_t *)text.bytes + i, text.n - i);
+        uint32_t cp = len > 0 ? tok_utf8_get((const uint8_t *)text.bytes + i, &len) : LEVEL_N;
+        if (cp >= LEVEL_N || t->level[cp] == LEVEL_NONE) {
+            if (text.n) memcpy(out, text.bytes, text.n);
+            return text.n;
+        }
+        out[n++] = (char)t->level[cp];
+        i += (size_t)len;
+    }
+    return n;
+}
+
+static tok_bpe_slot *probe(const tok_bpe *b, uint32_t left, uint32_t right) {
+    uint64_t key = (uint64_t)left << 32 | right;
+    uint32_t mask = b->n_slots - 1;
+    uint64_t h = (key ^ b->seed) * 0x9e3779b97f4a7c15u;
+    for (uint32_t i = (uint32_t)((h ^ h >> 29) * 0xbf58476d1ce4e5b9u >> b->shift);; i = (i + 1) & mask)
+        if (b->slots[i].key == key || b->slots[i].key == BPE_FREE) return &b->slots[i];
+}
+
+static bool table_init(tok_bpe *b, uint32_t n_merges) {
+    uint32_t bits = 4;
+    while ((uint64_t)1 << bits < 2 * (uint64_t)n_merges) bits++;
+    b->n_slots = 1u << bits;
+    b->shift = 64 - bits;
+    b->seed = tok_seed();
+    b->slots = base_malloc(b->n_slots * sizeof *b->slots);
+    if (!b->slots) return false;
+    for (uint32_t i = 0; i < b->n_slots; i++) b->slots[i] = (tok_bpe_slot){.key = BPE_FREE};
+    return true;
+}
+
+void tok_bpe_clear(tok_bpe *b) {
+    base_free(b->slots);
+    *b = (tok_bpe){0};
+}
+
+/* Reads merge i: "left right", both and their joint text being tokens. joined is scratch. */
+static fl_status add_merge(tok *t, const tok_table *names, const tok_map *map, tok_text m, uint32_t i, base_buf *joined,
+                           fl_err *err) {
+    int shown = m.n < 100 ? (int)m.n : 100;
+    const char *space = m.n > 1 ? memchr(m.bytes + 1, ' ', m.n - 1) : NULL;
+    if (!space)
+        return fl_fail(err, FL_EFORMAT, "merge %u \"%.*s\" is not two pieces with a blank between", i, shown, m.bytes);
+    size_t n_left = (size_t)(space - m.bytes), n_right = m.n - n_left - 1;
+    joined->len = 0;
+    if (!base_buf_append(joined, m.bytes, n_left) || !base_buf_append(joined, space + 1, n_right))
+        return fl_fail(err, FL_ENOMEM, "merges");
+    uint32_t left = tok_map_find(map, names, m.bytes, n_left);
+    uint32_t right = tok_map_find(map, names, space + 1, n_right);
+    uint32_t id = tok_map_find(map, names, joined->data, joined->len);
+    if (left == TOK_NONE || right == TOK_NONE || id == TOK_NONE)
+        return fl_fail(err, FL_EFORMAT, "merge %u \"%.*s\": its %s piece is not in the vocabulary", i, shown, m.bytes,
+                       left == TOK_NONE    ? "left"
+                       : right == TOK_NONE ? "right"
+                                           : "joined");
+    tok_bpe_slot *slot = probe(&t->bpe, left, right);
+    *slot = (tok_bpe_slot){(uint64_t)left << 32 | right, i, id}; /* the last of equal merges counts */
+    return FL_OK;
+}
+
+/* The names as the file spells them, for looking up merges and bytes. */
+static fl_status read_merges(tok *t, const tok_source *src, const tok_table *names, const tok_map *map, fl_err *err) {
+    base_buf joined = {0};
+    fl_status st = FL_OK;
+    for (uint32_t i = 0; i < src->n_merges && st == FL_OK; i++)
+        st = add_merge(t, names, map, src->merges[i], i, &joined, err);
+    base_buf_clear(&joined);
+    for (uint32_t cp = 0; cp < LEVEL_N; cp++) {
+        uint8_t name[4];
+        if (t->level[cp] == LEVEL_NONE) continue;
+        size_t n = (size_t)tok_utf8_put(name, cp);
+        t->byte_id[t->level[cp]] = tok_map_find(map, names, (const char *)name, n);
+    }
+    return st;
+}
+
+fl_status tok_bpe_open(tok *t, const tok_source *src, fl_err *err) {
+    if (!src->pre)
+        return fl_fail(err, FL_EUNSUPPORTED, "the vocabulary names no splitter; known are %s", tok_split_names());
+    if (src->n_merges > 1u << 28) return fl_fail(err, FL_EFORMAT, "%u merges", src->n_merges);
+    fl_status st = tok_split_open(&t->split, src->pre, err);
+    if (st != FL_OK) return st;
+    fill_level(t->level);
+    tok_table names = {0};
+    tok_map map = {0};
+    if (!tok_table_init(&names, src->n_vocab, t->table.cap) || !tok_map_init(&map, src->n_vocab) ||
+        !table_init(&t->bpe, src->n_merges)) {
+        st = fl_fail(err, FL_ENOMEM, "vocabulary of %u tokens and %u merges", src->n_vocab, src->n_merges);
+        goto done;
+    }
+    for (uint32_t i = 0; i < src->n_vocab; i++) {
+        tok_text x = src->texts[i];
+        if (x.n) memcpy(tok_table_next(&names), x.bytes, x.n);
+        tok_table_end(&names, x.n);
+        tok_map_add(&map, &names, i);
+        tok_table_end(&t->table, tok_bpe_bytes(t, x, tok_table_next(&t->table)));
+    }
+    st = read_merges(t, src, &names, &map, err);
+
+done:
+    tok_table_clear(&names);
+    tok_map_clear(&map);
+    return st;
+}
+
+static bool find_pair(tok_merge *m, const tok_symbol *a, const tok_symbol *b, uint32_t *priority, uint32_t *id) {
+    const tok_bpe_slot *s = probe(&m->t->bpe, a->id, b->id);
+    if (s->key == BPE_FREE) return false;
+    *priority = s->rank;
+    *id = s->id;
+    return true;
+}
+
+/* Merges ids[n], n <= SMALL, in place by scanning for the lowest rank, leftmost first; the new count. */
+static uint32_t merge_small(const tok_bpe *b, uint32_t *ids, uint32_t n) {
+    const tok_bpe_slot *pairs[SMALL];
+    for (uint32_t i = 0; i + 1 < n; i++) pairs[i] = probe(b, ids[i], ids[i + 1]);
+    while (n > 1) {
+        uint32_t best = n;
+        for (uint32_t i = 0; i + 1 < n; i++)
+            if (pairs[i]->key != BPE_FREE && (best == n || pairs[i]->rank < pairs[best]->rank)) best = i;
+        if (best == n) break;
+        ids[best] = pairs[best]->id;
+        n--;
+        memmove(ids + best + 1, ids + best + 2, (n - best - 1) * sizeof *ids);
+        for (uint32_t i = best + 1; i + 1 < n; i++) pairs[i] = pairs[i + 1];
+        if (best > 0) pairs[best - 1] = probe(b, ids[best - 1], ids[best]);
+        if (best + 1 < n) pairs[best] = probe(b, ids[best], ids[best + 1]);
+    }
+    return n;
+}
+
+static bool encode_word(tok_merge *m, const char *word, size_t n, tok_ids *out) {
+    const tok *t = m->t;
+    if (n <= SMALL) {
+        uint32_t ids[SMALL], k = 0;
+        for (size_t i = 0; i < n; i++) {
+            ids[k] = t->byte_id[(uint8_t)word[i]];
+            k += ids[k] != TOK_NONE;
+        }
+        k = merge_small(&t->bpe, ids, k);
+        for (uint32_t i = 0; i < k; i++)
+            if (!tok_ids_push(out, ids[i])) return false;
+        return true;
+    }
+    if (!tok_merge_reserve(m, n)) return false;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t id = t->byte_id[(uint8_t)word[i]];
+        if (id != TOK_NONE) tok_merge_push(m, id, (uint32_t)i, 1, false);
+    }
+    if (!tok_merge_run(m, find_pair)) return false;
+    for (uint32_t i = 0; i < m->n_symbols; i++)
+        if (m->symbols[i].len && !tok_ids_push(out, m->symbols[i].id)) return false;
+    return true;
+}
+
+fl_status tok_bpe_encode(tok_merge *m, tok_words *w, const char *text, size_t n, tok_ids *out, fl_err *err) {
+    const uint32_t *ends;
+    size_t n_words, begin = 0;
+    fl_status st = tok_words_cut(w, text, n, &ends, &n_words, err);
+    if (st != FL_OK) return st;
+    for (size_t i = 0; i < n_words; begin = ends[i++])
+        if (!encode_word(m, text + begin, ends[i] - begin, out)) return fl_fail(err, FL_ENOMEM, "ids of %zu bytes", n);
+    return FL_OK;
+}

@@ -1,0 +1,179 @@
+/* SentencePiece BPE. The vocabulary writes blanks as U+2581 and the library turns blanks of the
+ * text into that sign; here both become blanks instead, which is the same and shorter.
+ *
+ * A text begins as characters; user-defined tokens are whole symbols that do not merge. Two
+ * neighbours merge when their joint text is a piece, the highest score first, leftmost among
+ * equals. A character that is no piece becomes the tokens of its bytes, or else the unknown
+ * token (one for a run of them). Unused pieces serve as steps to longer ones and are taken apart
+ * again at the end, the way the last pair seen for them was joined.
+ * Source: google/sentencepiece, src/bpe_model.cc.
+ */
+#include "tok/tok_int.h"
+
+#include "base/mem.h"
+#include "tok/utf8.h"
+
+#include <math.h>
+#include <string.h>
+
+size_t tok_spm_blanks(const char *text, size_t n, char *out) {
+    size_t k = 0;
+    for (size_t i = 0; i < n;) {
+        if (i + 3 <= n && memcmp(text + i, "\xe2\x96\x81", 3) == 0) {
+            out[k++] = ' ';
+            i += 3;
+        } else {
+            out[k++] = text[i++];
+        }
+    }
+    return k;
+}
+
+/* The byte of a token text "<0x41>", or -1. */
+static int byte_of(tok_text x) {
+    static const char digits[] = "0123456789ABCDEF";
+    if (x.n != 6 || memcmp(x.bytes, "<0x", 3) != 0 || x.bytes[5] != '>') return -1;
+    const char *hi = memchr(digits, x.bytes[3], 16), *lo = memchr(digits, x.bytes[4], 16);
+    return hi && lo ? (int)(hi - digits) * 16 + (int)(lo - digits) : -1;
+}
+
+/* Adds token i to the table: its bytes as they are printed. */
+static fl_status add_token(tok *t, uint32_t i, tok_text x, fl_err *err) {
+    char *at = tok_table_next(&t->table);
+    size_t n = x.n;
+    if (t->types[i] == TOK_BYTE) {
+        int b = byte_of(x);
+        if (b < 0) return fl_fail(err, FL_EFORMAT, "token %u is of the byte type but is not written <0xNN>", i);
+        t->byte_id[b] = i;
+        at[0] = (char)b;
+        n = 1;
+    } else if (t->types[i] == TOK_CONTROL || t->types[i] == TOK_UNKNOWN) {
+        if (x.n) memcpy(at, x.bytes, x.n);
+    } else {
+        n = tok_spm_blanks(x.bytes, x.n, at);
+    }
+    tok_table_end(&t->table, n);
+    if (t->types[i] == TOK_NORMAL || t->types[i] == TOK_USER_DEFINED || t->types[i] == TOK_UNUSED) {
+        tok_map_add(&t->map, &t->table, i);
+        if (n > t->piece_bytes_max) t->piece_bytes_max = (uint32_t)n;
+        if (t->types[i] == TOK_UNUSED) t->has_unused = true;
+    }
+    return FL_OK;
+}
+
+fl_status tok_spm_open(tok *t, const tok_source *src, fl_err *err) {
+    if (src->n_scores != src->n_vocab)
+        return fl_fail(err, FL_EFORMAT, "%u tokens but %u scores", src->n_vocab, src->n_scores);
+    if (t->unk != TOK_NONE) t->types[t->unk] = TOK_UNKNOWN;
+    t->scores = base_malloc(src->n_vocab * sizeof *t->scores);
+    if (!t->scores || !tok_map_init(&t->map, src->n_vocab))
+        return fl_fail(err, FL_ENOMEM, "vocabulary of %u tokens", src->n_vocab);
+    for (uint32_t i = 0; i < src->n_vocab; i++) {
+        if (isnan(src->scores[i])) return fl_fail(err, FL_EFORMAT, "the score of token %u is not a number", i);
+        t->scores[i] = src->scores[i] + 0.0f; /* makes -0 equal to 0 */
+        fl_status st = add_token(t, i, src->texts[i], err);
+        if (st != FL_OK) return st;
+    }
+    if (!tok_match_init(&t->user, &t->table, t->types, 1u << TOK_USER_DEFINED))
+        return fl_fail(err, FL_ENOMEM, "user-defined tokens");
+    return FL_OK;
+}
+
+/* Unsigned numbers in the opposite order of the floats: the highest score comes first. */
+static uint32_t falling(float score) {
+    uint32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    return bits >> 31 ? bits : ~(bits | 0x80000000u);
+}
+
+static bool find_pair(tok_merge *m, const tok_symbol *a, const tok_symbol *b, uint32_t *priority, uint32_t *id) {
+    const tok *t = m->t;
+    uint32_t len = a->len + b->len;
+    if (len > t->piece_bytes_max) return false;
+    uint32_t found = tok_map_find(&t->map, &t->table, m->text + a->start, len);
+    if (found == TOK_NONE) return false;
+    if (m->unused_left && t->types[found] == TOK_UNUSED) m->unused_left[found] = a->len;
+    *priority = falling(t->scores[found]);
+    *id = found;
+    return true;
+}
+
+/* Appends the ids of text[start .. start + len), a symbol whose piece is id, or no piece. */
+static bool put_symbol(const tok_merge *m, uint32_t id, uint32_t start, uint32_t len, tok_ids *out) {
+    const tok *t = m->t;
+    if (id != TOK_NONE) return tok_ids_push(out, id);
+    bool whole = true;
+    for (uint32_t i = 0; i < len; i++) whole = whole && t->byte_id[(uint8_t)m->text[start + i]] != TOK_NONE;
+    if (whole) {
+        for (uint32_t i = 0; i < len; i++)
+            if (!tok_ids_push(out, t->byte_id[(uint8_t)m->text[start + i]])) return false;
+        return true;
+    }
+    if (t->unk == TOK_NONE || (out->n && out->ids[out->n - 1] == t->unk)) return true;
+    return tok_ids_push(out, t->unk);
+}
+
+/* Takes an unused piece apart. Every part is shorter than the whole, so that the stack holds at most as many
+ * parts as the piece has bytes. */
+static bool put_unused(const tok_merge *m, uint32_t start, uint32_t len, tok_ids *out) {
+    const tok *t = m->t;
+    tok_ids rest = {0}; /* pairs: start, length */
+    bool ok = tok_ids_push(&rest, start) && tok_ids_push(&rest, len);
+    while (ok && rest.n) {
+        rest.n -= 2;
+        start = rest.ids[rest.n];
+        len = rest.ids[rest.n + 1];
+        uint32_t id = tok_map_find(&t->map, &t->table, m->text + start, len);
+        uint32_t left = id != TOK_NONE && t->types[id] == TOK_UNUSED ? m->unused_left[id] : 0;
+        if (left)
+            ok = tok_ids_push(&rest, start + left) && tok_ids_push(&rest, len - left) && tok_ids_push(&rest, start) &&
+                 tok_ids_push(&rest, left);
+        else
+            ok = put_symbol(m, id, start, len, out);
+    }
+    tok_ids_clear(&rest);
+    return ok;
+}
+
+static bool put_symbols(const tok_merge *m, tok_ids *out) {
+    const tok *t = m->t;
+    for (uint32_t i = 0; i < m->n_symbols; i++) {
+        const tok_symbol *s = &m->symbols[i];
+        if (!s->len) continue;
+        uint32_t id = s->id;
+        if (id == TOK_NONE) id = tok_map_find(&t->map, &t->table, m->text + s->start, s->len);
+        bool ok = m->unused_left && id != TOK_NONE && t->types[id] == TOK_UNUSED
+                      ? put_unused(m, s->start, s->len, out)
+                      : put_symbol(m, id, s->start, s->len, out);
+        if (!ok) return false;
+    }
+    return true;
+}
+
+fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char *text, size_t n, tok_ids *out, fl_err *err) {
+    const tok *t = m->t;
+    size_t base = out->n;
+    if (!n) return FL_OK;
+    scratch->len = 0;
+    if (!base_buf_reserve(scratch, n + 1) || !tok_merge_reserve(m, n + 1)) goto no_memory;
+    if (t->has_unused && !m->unused_left) {
+        m->unused_left = base_calloc(t->n_vocab, sizeof *m->unused_left);
+        if (!m->unused_left) goto no_memory;
+    }
+    if (t->add_space_prefix) scratch->data[scratch->len++] = ' ';
+    scratch->len += tok_spm_blanks(text, n, scratch->data + scratch->len);
+    m->text = scratch->data;
+    for (size_t i = 0; i < scratch->len;) {
+        size_t len = 0;
+        uint32_t id = tok_match_at(&t->user, m->text + i, scratch->len - i, &len);
+        if (id == TOK_NONE) len = (size_t)tok_utf8_char((const uint8_t *)m->text + i, scratch->len - i);
+        tok_merge_push(m, id, (uint32_t)i, (uint32_t)len, id != TOK_NONE);
+        i += len;
+    }
+    if (!tok_merge_run(m, find_pair) || !put_symbols(m, out)) goto no_memory;
+    return FL_OK;
+
+no_memory:
+    out->n = base;
+    return fl_fail(err, FL_ENOMEM, "ids of %zu bytes", n);
+}

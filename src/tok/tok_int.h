@@ -1,0 +1,154 @@
+/* tok/tok_int.h - what the files of the tokenizer share.
+ *
+ * A vocabulary is a table of byte strings (tok_table) and, where text must be found in it, a
+ * map over that table (tok_map). Merging is one algorithm for both kinds (merge.c): a list of
+ * symbols and a heap of neighbouring pairs; the kinds differ in how a pair is looked up.
+ */
+#ifndef TOK_TOK_INT_H
+#define TOK_TOK_INT_H
+
+#include "tok/tok.h"
+
+/* ---- table.c: n byte strings in one block. Entry i is bytes[start[i] .. start[i + 1]). */
+typedef struct {
+    char *bytes;
+    uint32_t *start; /* [n_max + 1] */
+    uint32_t n, n_max;
+    size_t cap;
+} tok_table;
+
+bool tok_table_init(tok_table *t, uint32_t n_max, size_t bytes_max);
+void tok_table_clear(tok_table *t);
+/* Room for the next entry's bytes (the capacity given at init must hold them); ended by tok_table_end(). */
+char *tok_table_next(tok_table *t);
+void tok_table_end(tok_table *t, size_t n);
+tok_text tok_table_get(const tok_table *t, uint32_t i);
+
+/* Open addressing over the entries of a table. A slot is 0 or (8 bits of hash << 24 | entry + 1): four
+ * bytes, so that a map of 262,144 pieces stays in a second-level cache. */
+typedef struct {
+    uint32_t *slots;
+    uint32_t mask;
+    uint64_t seed;
+} tok_map;
+
+bool tok_map_init(tok_map *m, uint32_t n_keys);
+void tok_map_clear(tok_map *m);
+/* Adds entry i unless an equal string is there. */
+void tok_map_add(tok_map *m, const tok_table *t, uint32_t i);
+uint32_t tok_map_find(const tok_map *m, const tok_table *t, const char *bytes, size_t n);
+
+/* A hash seed that a file cannot know. */
+uint64_t tok_seed(void);
+
+/* ---- match.c: finds added tokens in text. */
+typedef struct {
+    uint32_t *ids;       /* [n] sorted by the bytes of their texts */
+    uint32_t first[257]; /* ids[first[b] .. first[b + 1]) begin with byte b */
+    uint32_t n;
+    const tok_table *table;
+} tok_match;
+
+/* Takes the entries of table whose type is in the set (bit 1 << type) and whose text is valid UTF-8 and not
+ * empty. The table must stay where it is. */
+bool tok_match_init(tok_match *m, const tok_table *table, const uint8_t *types, unsigned set);
+void tok_match_clear(tok_match *m);
+/* The longest token that begins at p, or TOK_NONE; *len gets its length. */
+uint32_t tok_match_at(const tok_match *m, const char *p, size_t n, size_t *len);
+uint32_t tok_match_find(const tok_match *m, const char *p, size_t n);
+
+/* ---- split.c: cuts text into words by patterns. */
+typedef struct tok_split tok_split;
+typedef struct tok_words tok_words; /* scratch of one call */
+
+FL_CHECKED fl_status tok_split_open(tok_split **out, const char *name, fl_err *err);
+void tok_split_close(tok_split *s);
+FL_CHECKED fl_status tok_words_open(tok_words **out, const tok_split *s, fl_err *err);
+void tok_words_close(tok_words *w);
+/* Cuts text; *ends gets the n_words rising end offsets (borrowed until the next call). */
+FL_CHECKED fl_status tok_words_cut(tok_words *w, const char *text, size_t n, const uint32_t **ends, size_t *n_words,
+                                   fl_err *err);
+
+/* ---- merge.c: the merging of symbols by priority. */
+typedef struct {
+    uint32_t id;         /* TOK_NONE: not looked up */
+    uint32_t start, len; /* bytes of the text; len 0: merged into a symbol before it */
+    uint32_t prev, next; /* TOK_NONE at the ends */
+    bool frozen;         /* takes part in no merge */
+} tok_symbol;
+
+typedef struct {
+    uint64_t order; /* priority << 32 | index of the left symbol; the smallest is merged first */
+    uint32_t id, len;
+} tok_pair;
+
+/* Scratch of one call. */
+typedef struct {
+    const tok *t;
+    const char *text;
+    tok_symbol *symbols;
+    uint32_t n_symbols;
+    size_t symbols_cap;
+    tok_pair *heap;
+    size_t n_heap, heap_cap;
+    uint32_t *unused_left; /* spm.c: [n_vocab] length of the left part of an unused piece, or NULL */
+} tok_merge;
+
+/* Looks a pair up; false when it does not merge. The smaller priority is merged first. */
+typedef bool tok_pair_find(tok_merge *m, const tok_symbol *a, const tok_symbol *b, uint32_t *priority, uint32_t *id);
+
+bool tok_merge_reserve(tok_merge *m, size_t n_symbols);
+void tok_merge_push(tok_merge *m, uint32_t id, uint32_t start, uint32_t len, bool frozen);
+/* Merges until no pair is left. Dead symbols keep len 0. False without memory. */
+bool tok_merge_run(tok_merge *m, tok_pair_find *find);
+void tok_merge_clear(tok_merge *m);
+
+/* ---- bpe.c, spm.c */
+typedef struct {
+    uint64_t key; /* left << 32 | right; BPE_FREE: free */
+    uint32_t rank, id;
+} tok_bpe_slot;
+
+typedef struct {
+    tok_bpe_slot *slots;
+    uint32_t shift; /* the hash is the upper 64 - shift bits of a product */
+    uint32_t n_slots;
+    uint64_t seed;
+} tok_bpe;
+
+FL_CHECKED fl_status tok_bpe_open(tok *t, const tok_source *src, fl_err *err);
+void tok_bpe_clear(tok_bpe *b);
+FL_CHECKED fl_status tok_bpe_encode(tok_merge *m, tok_words *w, const char *text, size_t n, tok_ids *out, fl_err *err);
+/* The bytes that a byte-level text stands for; the text itself if one of its characters is no such byte.
+ * out has room for n bytes. */
+size_t tok_bpe_bytes(const tok *t, tok_text text, char *out);
+
+FL_CHECKED fl_status tok_spm_open(tok *t, const tok_source *src, fl_err *err);
+FL_CHECKED fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char *text, size_t n, tok_ids *out,
+                                    fl_err *err);
+/* Writes text with every U+2581 as a blank; the count. out has room for n bytes. */
+size_t tok_spm_blanks(const char *text, size_t n, char *out);
+
+struct tok {
+    bool spm;
+    bool add_bos, add_eos, add_space_prefix;
+    uint32_t bos, eos, unk, pad;
+    uint32_t n_vocab;
+    tok_table table;       /* the bytes each token stands for */
+    uint8_t *types;        /* [n_vocab] tok_type */
+    uint8_t *stop;         /* [n_vocab] tok_is_stop() */
+    uint32_t byte_id[256]; /* the token of each byte, or TOK_NONE */
+    tok_match added;       /* byte-level: control, unknown and user-defined; SentencePiece: the first two */
+    /* byte-level */
+    uint16_t level[324]; /* code point -> byte; 256: none */
+    tok_split *split;
+    tok_bpe bpe;
+    /* SentencePiece */
+    tok_match user; /* user-defined, in text with blanks for U+2581 */
+    tok_map map;    /* normal, user-defined and unused pieces */
+    float *scores;  /* [n_vocab] */
+    uint32_t piece_bytes_max;
+    bool has_unused;
+};
+
+#endif

@@ -1,0 +1,459 @@
+/* The matmul of each instruction set against the reference, bit for bit, and the reference against its rules.
+ *
+ * A case packs the same rows with both sets in random ranges, converts the same tokens in
+ * random order, and compares all outputs for many token counts with one run of the
+ * reference over all tokens: so it also shows that a token's result does not depend on
+ * its neighbours. Everything runs in the mode of the compute threads (FTZ, DAZ) and
+ * in the default mode. */
+#include "base/mem.h"
+#include "dev/cpu/kernels.h"
+#include "test.h"
+
+#include <math.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <xmmintrin.h>
+#endif
+
+enum { TOKENS_MAX = 65, GUARD = 3 };
+
+static const dtype types[] = {DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q8_0, DTYPE_Q4_K,
+                              DTYPE_Q6_K, DTYPE_F32,  DTYPE_F16,  DTYPE_BF16};
+enum { N_TYPES = sizeof types / sizeof types[0] };
+
+static const compute computes[] = {COMPUTE_Q8, COMPUTE_BF16, COMPUTE_F32};
+
+static void mode_set(bool flush) {
+#if defined(__x86_64__)
+    _mm_setcsr(flush ? 0x1f80 | 0x8040 : 0x1f80);
+#else
+    (void)flush;
+#endif
+}
+
+/* The sets besides the reference that this machine runs; NULL when there is none. */
+static const cpu_matmul_kernels *fast_set(void) {
+#if defined(__x86_64__)
+    unsigned a, b, c, d;
+    const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    __builtin_cpu_init();
+    if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &cpu_avx2_matmul;
+#endif
+    return NULL;
+}
+
+/* How the bytes of weights and the values of activations are drawn. */
+typedef enum { DRAW_RANDOM, DRAW_HIGH, DRAW_LOW, DRAW_WILD } draw;
+
+static void half_put(uint8_t *p, float f) {
+    const uint16_t h = dtype_f32_to_f16(f);
+    memcpy(p, &h, sizeof h);
+}
+
+static float scale_draw(draw how, uint64_t *seed) {
+    if (how == DRAW_HIGH) return 0.03f;
+    if (how == DRAW_LOW) return -0.03f;
+    if (how == DRAW_WILD) {
+        const uint32_t kind = test_random_below(seed, 4);
+        if (kind == 0) return 0;
+        if (kind == 1) return 0x1p-24f * (float)(1 + test_random_below(seed, 900)); /* a subnormal half */
+        if (kind == 2) return 60000.0f * test_random_float(seed);
+    }
+    return 0.03f * test_random_float(seed);
+}
+
+/* Where a block keeps its halves. */
+static void scales_put(dtype type, uint8_t *block, draw how, uint64_t *seed) {
+    half_put(block + (type == DTYPE_Q6_K ? 208 : 0), scale_draw(how, seed));
+    if (type == DTYPE_Q4_1 || type == DTYPE_Q4_K) half_put(block + 2, scale_draw(how, seed));
+}
+
+static float plain_draw(draw how, uint64_t *seed) {
+    const float f = test_random_float(seed);
+    if (how == DRAW_HIGH) return 1;
+    if (how == DRAW_LOW) return -1;
+    if (how == DRAW_WILD) return ldexpf(f, (int)test_random_below(seed, 180) - 150); /* into the subnormals */
+    return f;
+}
+
+/* n rows of k in the file's layout; the caller ends them with base_free(). */
+static uint8_t *rows_draw(dtype type, uint32_t n, uint32_t k, draw how, uint64_t *seed) {
+    const dtype_info *info = dtype_find((uint32_t)type);
+    const size_t bytes = n * dtype_row_bytes(type, k);
+    uint8_t *rows = base_alloc_aligned(bytes);
+    for (size_t i = 0; i < bytes; i += info->block_bytes) {
+        uint8_t *b = rows + i;
+        if (info->quantized) {
+            for (uint32_t j = 0; j < info->block_bytes; j++)
+                b[j] = (uint8_t)(how == DRAW_HIGH  ? type == DTYPE_Q8_0 ? 0x7f : 0xff
+                                 : how == DRAW_LOW ? type == DTYPE_Q8_0 ? 0x80 : 0
+                                                   : test_random_below(seed, 256));
+            if (type == DTYPE_Q6_K && how != DRAW_RANDOM && how != DRAW_WILD) memset(b + 192, 0x80, 16);
+            scales_put(type, b, how, seed);
+            continue;
+        }
+        const float f = plain_draw(how, seed);
+        const uint16_t h = type == DTYPE_F16 ? dtype_f32_to_f16(f) : dtype_f32_to_bf16(f);
+        memcpy(b, type == DTYPE_F32 ? (const void *)&f : (const void *)&h, info->block_bytes);
+    }
+    return rows;
+}
+
+static void tokens_draw(float *x, uint32_t n_tokens, uint32_t k, draw how, uint64_t *seed) {
+    for (uint32_t t = 0; t < n_tokens; t++)
+        for (uint32_t i = 0; i < k; i++) {
+            float f = plain_draw(how, seed);
+            if (how == DRAW_WILD && i / 32 % 3 == t % 3) f = 0;                    /* whole groups of zeros */
+            if (how == DRAW_WILD && i / 32 % 3 == (t + 1) % 3) f = ldexpf(f, -60); /* and around 2^-100 */
+            if ((how == DRAW_HIGH || how == DRAW_LOW) && t % 3 == 1) f = -f;
+            x[(size_t)t * k + i] = f;
+        }
+}
+
+static cpu_weight weight_pack(const cpu_matmul_kernels *m, dtype type, compute c, uint32_t n, uint32_t k,
+                              const uint8_t *rows, uint64_t *seed) {
+    cpu_weight w = {.type = type, .compute = c, .n = n, .k = k, .n_tiles = (n + CPU_TILE_ROWS - 1) / CPU_TILE_ROWS};
+    w.tile_bytes = m->tile_bytes(type, c, k);
+    w.data = base_alloc_aligned(w.n_tiles * w.tile_bytes);
+    for (uint32_t end = n; end > 0;) { /* from the last row down, in uneven ranges */
+        const uint32_t count = 1 + test_random_below(seed, end < 20 ? end : 20);
+        end -= count;
+        m->weight_pack(&w, end, count, rows + end * dtype_row_bytes(type, k));
+    }
+    return w;
+}
+
+/* y [n_tokens][stride] of all tiles, tokens converted in a scattered order, with and without splits of the tokens. */
+static void product_all(const cpu_matmul_kernels *m, const cpu_weight *w, const float *x, uint32_t n_tokens, float *y,
+                        size_t stride, uint64_t *seed) {
+    cpu_act a = {.compute = w->compute, .k = w->k, .n_tokens = n_tokens};
+    const size_t act_bytes = m->act_bytes(a.compute, a.k, n_tokens);
+    a.data = base_alloc_aligned(act_bytes);
+    memset(a.data, 0xa5, act_bytes);
+    uint8_t *panel = n_tokens > CPU_FEW_TOKENS ? base_alloc_aligned(m->panel_bytes(w) + 64) : NULL;
+    if (test_random_below(seed, 2)) m->act_pad(&a);
+    for (uint32_t i = 0; i < n_tokens; i++) { /* i * 7 mod a count prime to 7 */
+        const uint32_t t = n_tokens % 7 ? (uint32_t)((uint64_t)i * 7 % n_tokens) : n_tokens - 1 - i;
+        CHECK(m->act_put(&a, t, x + (size_t)t * w->k));
+    }
+    m->act_pad(&a);
+    for (uint32_t tile = 0; tile < w->n_tiles; tile++) {
+        if (panel) m->panel(w, tile, panel);
+        const uint32_t unit = panel ? m->panel_tokens : 1;
+        for (uint32_t t = 0; t < n_tokens;) {
+            uint32_t count = unit * (1 + test_random_below(seed, 12));
+            if (count > n_tokens - t) count = n_tokens - t;
+            m->product(w, tile, panel, &a, t, count, y + (size_t)t * stride + (size_t)tile * CPU_TILE_ROWS, stride);
+            t += count;
+        }
+    }
+    base_free(panel);
+    base_free(a.data);
+}
+
+static bool same(float a, float b) { return memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b)); }
+
+typedef struct {
+    dtype type;
+    compute compute;
+    uint32_t n, k;
+    draw how;
+} matmul_case;
+
+static const char *const compute_names[] = {"auto", "q8", "bf16", "f32"};
+
+/* Compares set m with the reference for the given token counts. */
+static void case_check(const cpu_matmul_kernels *m, const matmul_case *c, const uint32_t *counts, uint32_t n_counts,
+                       uint64_t seed) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < n_counts; i++) most = counts[i] > most ? counts[i] : most;
+    uint8_t *rows = rows_draw(c->type, c->n, c->k, c->how, &seed);
+    cpu_weight ref = weight_pack(&cpu_ref_matmul, c->type, c->compute, c->n, c->k, rows, &seed);
+    cpu_weight w = weight_pack(m, c->type, c->compute, c->n, c->k, rows, &seed);
+    const size_t stride = (size_t)w.n_tiles * CPU_TILE_ROWS + GUARD, y_bytes = most * stride * sizeof(float);
+    float *x = base_alloc_aligned((size_t)most * c->k * sizeof *x);
+    float *want = base_alloc_aligned(y_bytes), *got = base_alloc_aligned(y_bytes);
+    tokens_draw(x, most, c->k, c->how, &seed);
+    memset(want, 0xa5, y_bytes);
+    product_all(&cpu_ref_matmul, &ref, x, most, want, stride, &seed);
+    for (uint32_t i = 0; i < n_counts; i++) {
+        memset(got, 0xa5, y_bytes);
+        product_all(m, &w, x, counts[i], got, stride, &seed);
+        uint32_t bad = 0;
+        for (size_t j = 0; j < counts[i] * stride; j++) bad += !same(want[j], got[j]);
+        CHECKF(bad == 0, "%s %s n %u k %u draw %d tokens %u: %u of %zu outputs differ", dtype_find(c->type)->name,
+               compute_names[c->compute], c->n, c->k, (int)c->how, counts[i], bad, counts[i] * stride);
+        for (uint32_t t = 0; t < counts[i]; t++)
+            for (uint32_t r = c->n; r < w.n_tiles * CPU_TILE_ROWS; r++) CHECK(got[t * stride + r] == 0);
+    }
+    base_free(x);
+    base_free(want);
+    base_free(got);
+    base_free(rows);
+    base_free(ref.data);
+    base_free(w.data);
+}
+
+static bool has_pair(dtype type, compute c) { return c != COMPUTE_Q8 || dtype_find(type)->quantized; }
+
+static void all_counts(matmul_case c, uint64_t seed) {
+    const cpu_matmul_kernels *m = fast_set();
+    uint32_t counts[22];
+    for (uint32_t i = 0; i < 20; i++) counts[i] = i + 1;
+    counts[20] = 64;
+    counts[21] = TOKENS_MAX;
+    case_check(m, &c, counts, 22, seed);
+}
+
+/* Widths that suit the type: block types in whole blocks, plain ones uneven too. */
+static uint32_t widths(dtype type, uint32_t k[10]) {
+    static const uint32_t by_32[] = {32, 64, 96, 256, 576, 640, 2048}, by_256[] = {256, 512, 2048};
+    static const uint32_t any[] = {1, 7, 31, 33, 63, 96, 257, 300, 576};
+    const dtype_info *info = dtype_find(type);
+    const uint32_t *from = !info->quantized ? any : info->block_elems == 256 ? by_256 : by_32;
+    const uint32_t n = !info->quantized ? 9 : info->block_elems == 256 ? 3 : 7;
+    memcpy(k, from, n * sizeof *k);
+    return n;
+}
+
+static void widths_check(compute c, bool flush) {
+    mode_set(flush);
+    for (uint32_t i = 0; i < N_TYPES; i++) {
+        uint32_t k[10];
+        const uint32_t n_widths = has_pair(types[i], c) ? widths(types[i], k) : 0;
+        for (uint32_t j = 0; j < n_widths; j++)
+            all_counts((matmul_case){types[i], c, 5 + 7 * j % 30, k[j], flush && j % 3 == 1 ? DRAW_WILD : DRAW_RANDOM},
+                       i * 1000 + j);
+    }
+    mode_set(false);
+}
+
+TEST(q8_widths_and_token_counts) {
+    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
+    widths_check(COMPUTE_Q8, true);
+}
+TEST(bf16_widths_and_token_counts) {
+    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
+    widths_check(COMPUTE_BF16, true);
+}
+TEST(f32_widths_and_token_counts) {
+    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
+    widths_check(COMPUTE_F32, true);
+}
+TEST(default_float_mode) {
+    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
+    const uint32_t counts[] = {1, 3, 7, 12};
+    for (uint32_t i = 0; i < N_TYPES; i++)
+        for (uint32_t c = 0; c < 3; c++)
+            for (draw how = DRAW_RANDOM; has_pair(types[i], computes[c]) && how <= DRAW_WILD; how++)
+                case_check(fast_set(), &(matmul_case){types[i], computes[c], 21, 512, how}, counts, 4, i * 10 + c);
+}
+
+TEST(every_row_count) {
+    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
+    mode_set(true);
+    const uint32_t counts[] = {2, 9};
+    for (uint32_t n = 1; n <= 40; n++)
+        for (uint32_t i = 0; i < N_TYPES; i++)
+            for (uint32_t c = 0; c < 3; c++)
+                if (has_pair(types[i], computes[c]))
+                    case_check(fast_set(), &(matmul_case){types[i], computes[c], n, 256, DRAW_RANDOM}, counts, 2, n);
+    mode_set(false);
+}
+
+/* All codes at an end of their range against activations of +-127: the 16-bit lanes at their limits. */
+TEST(extreme_codes) {
+    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
+    mode_set(true);
+    for (uint32_t i = 0; i < N_TYPES; i++)
+        for (uint32_t c = 0; c < 3; c++)
+            for (draw how = DRAW_HIGH; has_pair(types[i], computes[c]) && how <= DRAW_WILD; how++)
+                all_counts((matmul_case){types[i], computes[c], 19, 768, how}, 77 + how);
+    mode_set(false);
+}
+
+static void not_finite_check(const cpu_matmul_kernels *m) {
+    enum { K = 96, TOKENS = 7 };
+    uint64_t seed = 5;
+    uint8_t *rows = rows_draw(DTYPE_Q4_1, 16, K, DRAW_RANDOM, &seed);
+    cpu_weight w = weight_pack(m, DTYPE_Q4_1, COMPUTE_Q8, 16, K, rows, &seed);
+    cpu_act a = {.compute = COMPUTE_Q8, .k = K, .n_tokens = TOKENS};
+    a.data = base_alloc_aligned(m->act_bytes(COMPUTE_Q8, K, TOKENS));
+    float x[K], y[TOKENS * 16];
+    for (uint32_t t = 0; t < TOKENS; t++) {
+        for (int i = 0; i < K; i++) x[i] = test_random_float(&seed);
+        if (t == 3) x[40] = INFINITY;
+        if (t == 4) x[95] = NAN;
+        if (t == 5) x[0] = -INFINITY;
+        CHECK(m->act_put(&a, t, x) == (t < 3 || t > 5));
+    }
+    m->act_pad(&a);
+    uint8_t *panel = base_alloc_aligned(m->panel_bytes(&w) + 64);
+    m->panel(&w, 0, panel);
+    m->product(&w, 0, panel, &a, 0, TOKENS, y, 16);
+    for (uint32_t t = 0; t < TOKENS; t++)
+        for (uint32_t r = 0; r < 16; r++) CHECK(isfinite(y[t * 16 + r]) && (y[t * 16 + r] == 0) == (t >= 3 && t <= 5));
+    base_free(panel);
+    base_free(a.data);
+    base_free(w.data);
+    base_free(rows);
+}
+
+TEST(not_finite_inputs_are_refused_and_zero) {
+    not_finite_check(&cpu_ref_matmul);
+    if (fast_set()) not_finite_check(fast_set());
+}
+
+/* In bf16 and f32 infinities and NaN go through; a weight may be NaN too. */
+TEST(not_finite_floats_go_through) {
+    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
+    enum { K = 40 };
+    static const uint32_t specials[] = {0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001,
+                                        0x7f7fffff, 0x00000001, 0x807fffff};
+    float rows[16 * K], x[K];
+    uint64_t seed = 9;
+    for (uint32_t i = 0; i < 16 * K; i++) rows[i] = test_random_float(&seed);
+    for (uint32_t r = 0; r < 7; r++) memcpy(&rows[r * K + 3 * r], &specials[r], 4);
+    for (uint32_t s = 0; s < 7; s++) {
+        for (uint32_t i = 0; i < K; i++) x[i] = test_random_float(&seed);
+        memcpy(&x[5 * s], &specials[s], 4);
+        for (uint32_t c = 1; c < 3; c++) {
+            float y[2][16];
+            const cpu_matmul_kernels *sets[] = {&cpu_ref_matmul, fast_set()};
+            for (uint32_t i = 0; i < 2; i++) {
+                cpu_weight w = weight_pack(sets[i], DTYPE_F32, computes[c], 16, K, (const uint8_t *)rows, &seed);
+                product_all(sets[i], &w, x, 1, y[i], 16, &seed);
+                base_free(w.data);
+            }
+            for (uint32_t r = 0; r < 16; r++) CHECK(same(y[0][r], y[1][r]));
+        }
+    }
+}
+
+TEST(pairs_without_a_packed_form) {
+    const cpu_matmul_kernels *sets[] = {&cpu_ref_matmul, fast_set()};
+    for (uint32_t s = 0; s < 2; s++) {
+        if (!sets[s]) continue;
+        CHECK(sets[s]->tile_bytes(DTYPE_F32, COMPUTE_Q8, 64) == 0);
+        CHECK(sets[s]->tile_bytes(DTYPE_F16, COMPUTE_Q8, 64) == 0);
+        CHECK(sets[s]->tile_bytes(DTYPE_BF16, COMPUTE_Q8, 64) == 0);
+        CHECK(sets[s]->tile_bytes(DTYPE_Q4_0, COMPUTE_AUTO, 64) == 0);
+        CHECK(sets[s]->tile_bytes(DTYPE_Q4_0, COMPUTE_Q8, 33) == 0);
+        CHECK(sets[s]->tile_bytes(DTYPE_Q6_K, COMPUTE_Q8, 128) == 0);
+        CHECK(sets[s]->tile_bytes(DTYPE_Q5_0, COMPUTE_Q8, 64) == 16 * 44);
+    }
+}
+
+/* The rule of the q8 profile for one output, from decoded weights in double: what the fp32 sum may differ by is bounded
+ * by one rounding of each of the at most 3 operations a group (scale product, fma, minimum) plus that of a decoded weight. */
+static double q8_exact(const float *w, const float *x, uint32_t k, double *bound) {
+    double sum = 0, magnitude = 0;
+    for (uint32_t g = 0; g < k; g += 32) {
+        float a = 0;
+        for (uint32_t i = 0; i < 32; i++) a = fmaxf(a, fabsf(x[g + i]));
+        for (uint32_t i = 0; i < 32 && a > 0; i++) {
+            const double q = nearbyint((double)(x[g + i] * (127.0f / a))),
+                         v = (double)w[g + i] * q * (double)(a / 127.0f);
+            sum += v;
+            magnitude += fabs(v);
+        }
+    }
+    /* A minimum cancels against the codes: partial sums are at most a few times the terms' size. */
+    *bound = 8 * (3.0 * k / 32 + 2) * 0x1p-24 * (magnitude + 1e-30);
+    return sum;
+}
+
+TEST(reference_q8_is_the_product_of_decoded_weights) {
+    enum { N = 16, K = 1024, TOKENS = 3 };
+    for (uint32_t i = 0; i < N_TYPES; i++) {
+        if (!has_pair(types[i], COMPUTE_Q8)) continue;
+        uint64_t seed = 100 + i;
+        uint8_t *rows = rows_draw(types[i], N, K, DRAW_RANDOM, &seed);
+        cpu_weight w = weight_pack(&cpu_ref_matmul, types[i], COMPUTE_Q8, N, K, rows, &seed);
+        static float x[TOKENS * K], d[K], y[TOKENS * N];
+        tokens_draw(x, TOKENS, K, DRAW_RANDOM, &seed);
+        product_all(&cpu_ref_matmul, &w, x, TOKENS, y, N, &seed);
+        double error = 0, size = 0;
+        for (uint32_t r = 0; r < N; r++) {
+            dtype_find(types[i])->decode(rows + r * dtype_row_bytes(types[i], K), d, K);
+            for (uint32_t t = 0; t < TOKENS; t++) {
+                double bound, exact = 0, norm = 0;
+                const double want = q8_exact(d, x + t * K, K, &bound), got = (double)y[t * N + r];
+                CHECKF(fabs(got - want) <= bound, "%s row %u: %.9g, rule %.9g +- %.3g", dtype_find(types[i])->name, r,
+                       got, want, bound);
+                for (uint32_t j = 0; j < K; j++) {
+                    const double v = (double)d[j] * (double)x[t * K + j];
+                    exact += v;
+                    norm += v * v;
+                }
+                error += (got - exact) * (got - exact);
+                size += norm;
+            }
+        }
+        /* Steps of 2 a / 254, uniform errors: step / sqrt(12) against x of about a / sqrt(3): 0.4 %. */
+        CHECKF(sqrt(error / size) < 0.01, "%s: relative error %.4f", dtype_find(types[i])->name, sqrt(error / size));
+        base_free(w.data);
+        base_free(rows);
+    }
+}
+
+/* The order of operations, written out for a format with a minimum. */
+TEST(reference_q8_order) {
+    enum { K = 160 };
+    uint64_t seed = 31;
+    uint8_t *rows = rows_draw(DTYPE_Q4_1, 16, K, DRAW_RANDOM, &seed);
+    cpu_weight w = weight_pack(&cpu_ref_matmul, DTYPE_Q4_1, COMPUTE_Q8, 16, K, rows, &seed);
+    float x[K], y[16];
+    tokens_draw(x, 1, K, DRAW_RANDOM, &seed);
+    product_all(&cpu_ref_matmul, &w, x, 1, y, 16, &seed);
+    for (uint32_t r = 0; r < 16; r++) {
+        float acc = 0;
+        for (uint32_t g = 0; g < K / 32; g++) {
+            const uint8_t *b = rows + r * dtype_row_bytes(DTYPE_Q4_1, K) + 20 * g;
+            float a = 0;
+            for (uint32_t i = 0; i < 32; i++) a = fmaxf(a, fabsf(x[32 * g + i]));
+            int isum = 0, msum = 0;
+            for (uint32_t i = 0; i < 32; i++) {
+                const int q = (int)lrintf(x[32 * g + i] * (127.0f / a));
+                isum += q * (b[4 + i % 16] >> (i / 16 * 4) & 15);
+                msum += q;
+            }
+            const float scale = dtype_f16_to_f32((uint16_t)(b[0] | b[1] << 8)) * (a / 127.0f);
+            const float min = dtype_f16_to_f32((uint16_t)(b[2] | b[3] << 8)) * (a / 127.0f);
+            acc = fmaf((float)msum, min, fmaf((float)isum, scale, acc));
+        }
+        CHECK(same(acc, y[r]));
+    }
+    base_free(w.data);
+    base_free(rows);
+}
+
+/* bf16 and f32 by their rules, on plain weights of an uneven width. */
+TEST(reference_float_order) {
+    enum { K = 75, PADDED = 96 };
+    uint64_t seed = 32;
+    float rows[16 * K], x[K], y[2][16];
+    for (uint32_t i = 0; i < 16 * K; i++) rows[i] = test_random_float(&seed);
+    tokens_draw(x, 1, K, DRAW_RANDOM, &seed);
+    for (uint32_t c = 0; c < 2; c++) {
+        cpu_weight w = weight_pack(&cpu_ref_matmul, DTYPE_F32, computes[c + 1], 16, K, (const uint8_t *)rows, &seed);
+        product_all(&cpu_ref_matmul, &w, x, 1, y[c], 16, &seed);
+        base_free(w.data);
+    }
+    for (uint32_t r = 0; r < 16; r++) {
+        float a[PADDED] = {0}, b[PADDED] = {0}, blocks = 0, chain = 0;
+        for (uint32_t i = 0; i < K; i++) {
+            a[i] = dtype_bf16_to_f32(dtype_f32_to_bf16(x[i]));
+            b[i] = dtype_bf16_to_f32(dtype_f32_to_bf16(rows[r * K + i]));
+            chain = fmaf(x[i], rows[r * K + i], chain);
+        }
+        for (uint32_t i = 0; i < PADDED; i += 32) {
+            float pair[2] = {0, 0};
+            for (uint32_t j = 0; j < 32; j++) pair[j % 2] = fmaf(a[i + j], b[i + j], pair[j % 2]);
+            blocks = blocks + (pair[0] + pair[1]);
+        }
+        CHECK(same(y[0][r], blocks));
+        CHECK(same(y[1][r], chain));
+    }
+}

@@ -1,0 +1,430 @@
+/* Tokenizers against the answers of the reference libraries, and against bad input. */
+#include "test.h"
+
+#include "base/mem.h"
+#include "tok/tok.h"
+#include "tok/utf8.h"
+#include "unit/tok/vocab.h"
+
+#include <time.h>
+
+#define GOLDEN "tests/golden/tok/"
+
+/* Time limits hold for plain builds. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { TEST_SLOWDOWN = 20 };
+#else
+enum { TEST_SLOWDOWN = 1 };
+#endif
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static bool same_ids(const tok_ids *a, const json_t *want) {
+    if (a->n != json_array_size(want)) return false;
+    for (size_t i = 0; i < a->n; i++)
+        if (a->ids[i] != (uint32_t)json_integer_value(json_array_get(want, i))) return false;
+    return true;
+}
+
+static bool same_bytes(const base_buf *b, const char *hex) {
+    size_t n;
+    char *want = vocab_unhex(hex, &n);
+    bool same = n == b->len && (!n || memcmp(want, b->data, n) == 0);
+    free(want);
+    return same;
+}
+
+static const char *string_of(const json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
+
+/* Every prefix of the ids streamed and finished is the decoded prefix, and no piece is half a character. */
+static void check_stream(const tok *t, const uint32_t *ids, size_t n, unsigned flags) {
+    fl_err err;
+    base_buf whole = {0}, joined = {0}, piece = {0};
+    for (size_t cut = 0; cut <= n; cut++) {
+        tok_stream s;
+        whole.len = joined.len = 0;
+        tok_stream_init(&s, t, flags);
+        for (size_t i = 0; i < cut; i++) {
+            piece.len = 0;
+            CHECK(tok_stream_push(&s, ids[i], &piece, &err) == FL_OK);
+            CHECK(tok_utf8_check(piece.data, piece.len) == piece.len);
+            base_buf_append(&joined, piece.data, piece.len);
+        }
+        CHECK(tok_stream_finish(&s, &joined, &err) == FL_OK);
+        CHECK(tok_decode(t, ids, cut, flags, &whole, &err) == FL_OK);
+        CHECK(whole.len == joined.len && (!whole.len || memcmp(whole.data, joined.data, whole.len) == 0));
+    }
+    base_buf_clear(&whole);
+    base_buf_clear(&joined);
+    base_buf_clear(&piece);
+}
+
+static void check_case(const tok *t, const json_t *answers, const json_t *c, const json_t *strings) {
+    fl_err err;
+    tok_ids ids = {0};
+    base_buf text = {0};
+    int i = (int)json_integer_value(json_object_get(c, "i"));
+    const char *hex = string_of(json_array_get(strings, (size_t)i), "hex");
+    size_t n;
+    char *s = vocab_unhex(hex, &n);
+    const json_t *plain = json_object_get(c, "plain"), *special = json_object_get(c, "special");
+    CHECK(tok_encode(t, s, n, 0, &ids, &err) == FL_OK);
+    CHECKF(same_ids(&ids, plain), "string %d: plain", i);
+    CHECK(tok_decode(t, ids.ids, ids.n, 0, &text, &err) == FL_OK);
+    const char *decode = string_of(c, "decode");
+    CHECKF(same_bytes(&text, decode ? decode : hex), "string %d: decode", i);
+    if (json_is_true(json_object_get(answers, "parse_special"))) {
+        ids.n = 0;
+        CHECK(tok_encode(t, s, n, TOK_PARSE_SPECIAL, &ids, &err) == FL_OK);
+        CHECKF(same_ids(&ids, special ? special : plain), "string %d: special", i);
+    }
+    const json_t *prefix = json_object_get(json_object_get(answers, "add"), "prefix");
+    size_t before = ids.n;
+    CHECK(tok_encode(t, s, n, TOK_ADD_SPECIAL, &ids, &err) == FL_OK);
+    CHECKF(ids.n == before + json_array_size(prefix) + json_array_size(plain), "string %d: added", i);
+    for (size_t k = 0; k < json_array_size(prefix); k++)
+        CHECKF(ids.ids[before + k] == (uint32_t)json_integer_value(json_array_get(prefix, k)), "string %d: prefix", i);
+    tok_ids_clear(&ids);
+    base_buf_clear(&text);
+    free(s);
+}
+
+static void check_detok(const tok *t, const json_t *c, size_t i) {
+    fl_err err;
+    base_buf text = {0};
+    const json_t *list = json_object_get(c, "ids");
+    tok_ids ids = {0};
+    for (size_t k = 0; k < json_array_size(list); k++)
+        tok_ids_push(&ids, (uint32_t)json_integer_value(json_array_get(list, k)));
+    const char *want = string_of(c, "text"), *bytes = string_of(c, "bytes"), *skip = string_of(c, "text_skip_special");
+    CHECK(tok_decode(t, ids.ids, ids.n, 0, &text, &err) == FL_OK);
+    CHECKF(same_bytes(&text, want), "detok %zu: text", i);
+    text.len = 0;
+    CHECK(tok_decode(t, ids.ids, ids.n, TOK_RAW, &text, &err) == FL_OK);
+    CHECKF(same_bytes(&text, bytes ? bytes : want), "detok %zu: bytes", i);
+    text.len = 0;
+    CHECK(tok_decode(t, ids.ids, ids.n, TOK_SKIP_SPECIAL, &text, &err) == FL_OK);
+    CHECKF(same_bytes(&text, skip ? skip : want), "detok %zu: text_skip_special", i);
+    check_stream(t, ids.ids, ids.n, 0);
+    check_stream(t, ids.ids, ids.n, TOK_SKIP_SPECIAL);
+    tok_ids_clear(&ids);
+    base_buf_clear(&text);
+}
+
+static void check_golden(const tok *t, const char *path) {
+    json_t *answers = json_load_file(path, 0, NULL), *all = json_load_file(GOLDEN "strings.json", 0, NULL);
+    const json_t *c;
+    size_t i, n = 0;
+    CHECK(answers && all);
+    json_array_foreach(json_object_get(answers, "cases"), i, c) {
+        check_case(t, answers, c, json_object_get(all, "strings"));
+        n++;
+    }
+    CHECK(n > 300);
+    json_array_foreach(json_object_get(answers, "detok"), i, c) check_detok(t, c, i);
+    CHECK(i > 50);
+    json_decref(answers);
+    json_decref(all);
+}
+
+static void check_own(const char *name) {
+    char path[256];
+    vocab v;
+    tok *t = NULL;
+    fl_err err;
+    snprintf(path, sizeof path, GOLDEN "%s.vocab.json", name);
+    CHECK(vocab_load(&v, path));
+    fl_status st = tok_open(&t, &v.source, &err);
+    CHECKF(st == FL_OK, "%s", err.msg);
+    vocab_free(&v); /* nothing of the source is needed any longer */
+    if (!t) return;
+    snprintf(path, sizeof path, GOLDEN "%s.json", name);
+    check_golden(t, path);
+    tok_close(t);
+}
+
+TEST(golden_own_bytelevel) { check_own("own-bytelevel.gguf"); }
+TEST(golden_own_sentencepiece) { check_own("own-bpe-plain.gguf"); }
+
+/* Vocabularies of real models are too large for the repository: FLAMBEAU_TEST_VOCAB names a folder with
+ * NAME.vocab.json and the answers NAME.json. */
+static bool load_real(const char *name, vocab *v, char answers[512]) {
+    const char *dir = getenv("FLAMBEAU_TEST_VOCAB");
+    char path[512];
+    if (!dir) return false;
+    snprintf(path, sizeof path, "%s/%s.vocab.json", dir, name);
+    snprintf(answers, 512, "%s/%s.json", dir, name);
+    return vocab_load(v, path);
+}
+
+static void check_real(const char *name, double open_ms_max) {
+    char answers[512];
+    vocab v;
+    fl_err err;
+    if (!load_real(name, &v, answers)) SKIP("FLAMBEAU_TEST_VOCAB has no such vocabulary");
+    tok *t = NULL;
+    double best = 1e9;
+    for (int i = 0; i < 5; i++) {
+        tok_close(t);
+        double begin = now_ms();
+        CHECK(tok_open(&t, &v.source, &err) == FL_OK);
+        double ms = now_ms() - begin;
+        if (ms < best) best = ms;
+    }
+    printf("  %s: opened in %.1f ms\n", name, best);
+    CHECKF(best < open_ms_max * TEST_SLOWDOWN, "%s: open took %.1f ms", name, best);
+    vocab_free(&v);
+    check_golden(t, answers);
+    tok_close(t);
+}
+
+TEST(golden_smollm2) { check_real("smollm2.gguf", 30); }
+TEST(golden_gemma3) { check_real("gemma3-270m.gguf", 60); }
+
+static tok *open_own(const char *path) {
+    vocab v;
+    tok *t = NULL;
+    fl_err err;
+    if (vocab_load(&v, path)) CHECK(tok_open(&t, &v.source, &err) == FL_OK);
+    vocab_free(&v);
+    return t;
+}
+
+/* A megabyte without a place to cut must not take quadratic time. */
+static void check_runs(const tok *t, const char *name) {
+    static const char *const units[] = {"a",    " ",  "\n",       "A", "1",          "\"",  "\xe4\xbd\xa0",
+                                        "\t\n", "Aa", "\xcc\x81", "<", "<|im_start", "\xff"};
+    fl_err err;
+    enum { BYTES = 1 << 20 };
+    char *text = malloc(BYTES);
+    for (size_t k = 0; text && k < sizeof units / sizeof *units; k++) {
+        size_t len = strlen(units[k]), n = BYTES / len * len;
+        for (size_t i = 0; i < n; i += len) memcpy(text + i, units[k], len);
+        tok_ids ids = {0};
+        double begin = now_ms();
+        fl_status st = tok_encode(t, text, n, TOK_PARSE_SPECIAL, &ids, &err);
+        double ms = now_ms() - begin;
+        CHECK(st == (units[k][0] == '\xff' ? FL_EINVAL : FL_OK));
+        if (getenv("FLAMBEAU_TEST_TIMES"))
+            printf("  %s: 1 MB of \"%s\": %.0f ms, %zu ids\n", name, units[k], ms, ids.n);
+        CHECKF(ms < 1000 * TEST_SLOWDOWN, "%s: 1 MB of \"%s\" took %.0f ms", name, units[k], ms);
+        base_buf back = {0};
+        if (st == FL_OK) {
+            CHECK(tok_decode(t, ids.ids, ids.n, TOK_RAW, &back, &err) == FL_OK);
+            CHECK(back.len >= n && memcmp(back.data + back.len - n, text, n) == 0);
+        }
+        base_buf_clear(&back);
+        tok_ids_clear(&ids);
+    }
+    free(text);
+}
+
+TEST(long_runs) {
+    tok *t = open_own(GOLDEN "own-bytelevel.gguf.vocab.json");
+    check_runs(t, "byte-level");
+    tok_close(t);
+    t = open_own(GOLDEN "own-bpe-plain.gguf.vocab.json");
+    check_runs(t, "SentencePiece");
+    tok_close(t);
+}
+
+static void check_real_runs(const char *name) {
+    vocab v;
+    char answers[512];
+    fl_err err;
+    tok *t = NULL;
+    if (!load_real(name, &v, answers)) SKIP("FLAMBEAU_TEST_VOCAB has no such vocabulary");
+    CHECK(tok_open(&t, &v.source, &err) == FL_OK);
+    vocab_free(&v);
+    check_runs(t, name);
+    tok_close(t);
+}
+
+TEST(long_runs_gemma3) { check_real_runs("gemma3-270m.gguf"); }
+TEST(long_runs_smollm2) { check_real_runs("smollm2.gguf"); }
+
+TEST(invalid_utf8) {
+    tok *t = open_own(GOLDEN "own-bytelevel.gguf.vocab.json");
+    static const struct {
+        const char *text;
+        const char *at;
+    } cases[] = {{"ab\xff", "byte 2"},
+                 {"\xe4\xbd", "byte 0"},
+                 {"a\xed\xa0\x80", "byte 1"},
+                 {"\xc0\xaf", "byte 0"},
+                 {"12345678901\xf4\x90\x80\x80", "byte 11"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tok_ids ids = {0};
+        fl_err err;
+        CHECK(tok_ids_push(&ids, 7));
+        CHECK(tok_encode(t, cases[i].text, strlen(cases[i].text), 0, &ids, &err) == FL_EINVAL);
+        CHECKF(strstr(err.msg, cases[i].at) != NULL, "%s", err.msg);
+        CHECK(ids.n == 1);
+        tok_ids_clear(&ids);
+    }
+    tok_close(t);
+}
+
+/* Control tokens come only from the ranges; a match that reaches out of them does not count, nor does it hide
+ * the one behind it. */
+TEST(ranges) {
+    tok *t = open_own(GOLDEN "own-bytelevel.gguf.vocab.json");
+    fl_err err;
+    static const char text[] = "<s>a<s>b</s>";
+    uint32_t s = tok_find(t, "<s>", 3), e = tok_find(t, "</s>", 4);
+    CHECK(s == 0 && e == 1 && tok_is_special(t, s) && tok_is_stop(t, e) && !tok_is_stop(t, 80));
+    static const struct {
+        tok_range ranges[3];
+        size_t n;
+        int starts, ends;
+    } cases[] = {{{{0, 12}}, 1, 2, 1},         {{{0, 3}}, 1, 1, 0},         {{{0, 2}}, 1, 0, 0},
+                 {{{1, 12}}, 1, 1, 1},         {{{0, 0}}, 0, 0, 0},         {{{0, 1}, {1, 3}}, 2, 1, 0},
+                 {{{0, 3}, {8, 12}}, 2, 1, 1}, {{{0, 3}, {9, 12}}, 2, 1, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tok_ids ids = {0};
+        int starts = 0, ends = 0;
+        CHECK(tok_encode_ranges(t, text, sizeof text - 1, cases[i].ranges, cases[i].n, 0, &ids, &err) == FL_OK);
+        for (size_t k = 0; k < ids.n; k++) {
+            starts += ids.ids[k] == s;
+            ends += ids.ids[k] == e;
+        }
+        CHECKF(starts == cases[i].starts && ends == cases[i].ends, "case %zu: %d starts, %d ends", i, starts, ends);
+        tok_ids_clear(&ids);
+    }
+    tok_close(t);
+}
+
+static void check_allocation_failures(const char *path) {
+    vocab v;
+    CHECK(vocab_load(&v, path));
+    static const char text[] =
+        "hello world, 12 <s> ...........................................................................";
+    for (uint64_t n = 1;; n++) {
+        fl_err err;
+        tok *t = NULL;
+        tok_ids ids = {0};
+        base_buf out = {0};
+        size_t before = base_mem_bytes();
+        base_mem_fail_at(n);
+        fl_status st = tok_open(&t, &v.source, &err);
+        if (st == FL_OK) st = tok_encode(t, text, sizeof text - 1, TOK_ADD_SPECIAL | TOK_PARSE_SPECIAL, &ids, &err);
+        if (st == FL_OK) st = tok_decode(t, ids.ids, ids.n, 0, &out, &err);
+        bool failed = base_mem_failed();
+        base_mem_fail_at(0);
+        CHECKF(failed ? st == FL_ENOMEM || st == FL_OK : st == FL_OK, "allocation %d: %s", (int)n, err.msg);
+        tok_ids_clear(&ids);
+        base_buf_clear(&out);
+        tok_close(t);
+        CHECK(base_mem_bytes() == before);
+        if (!failed) break;
+        CHECK(n < 10000);
+    }
+    vocab_free(&v);
+}
+
+TEST(allocation_failures) {
+    check_allocation_failures(GOLDEN "own-bytelevel.gguf.vocab.json");
+    check_allocation_failures(GOLDEN "own-bpe-plain.gguf.vocab.json");
+}
+
+#define TEXT(s)                                                                                                        \
+    { s, sizeof(s) - 1 }
+
+static void refuse(const tok_source *s, fl_status want, const char *words) {
+    fl_err err;
+    tok *t = NULL;
+    fl_status st = tok_open(&t, s, &err);
+    CHECKF(st == want && !t && strstr(err.msg, words), "wanted \"%s\", got %s \"%s\"", words, fl_status_name(st),
+           st ? err.msg : "");
+    tok_close(t);
+}
+
+TEST(bad_sources) {
+    static const tok_text texts[] = {TEXT("a"), TEXT("b"), TEXT("ab"), TEXT("<0x0G>"), TEXT("\xff")};
+    static const tok_text merges[] = {TEXT("a b")}, lost[] = {TEXT("a c")}, whole[] = {TEXT("ab")}, none[] = {TEXT("")};
+    static const int32_t types[] = {1, 1, 1, 1, 1}, bad_types[] = {1, 1, 1, 1, 9}, byte_types[] = {1, 1, 1, 6, 1};
+    static const float scores[] = {0, 0, 0, 0, 0};
+    const tok_source good = {.model = "gpt2",
+                             .pre = "gpt-2",
+                             .texts = texts,
+                             .types = types,
+                             .scores = scores,
+                             .merges = merges,
+                             .n_vocab = 5,
+                             .n_scores = 5,
+                             .n_types = 5,
+                             .n_merges = 1,
+                             .bos = -1,
+                             .eos = -1,
+                             .unk = -1,
+                             .pad = -1};
+    tok_source s = good;
+    s.pre = "nosuch", refuse(&s, FL_EUNSUPPORTED, "gpt-2, olmo");
+    s = good, s.pre = NULL, refuse(&s, FL_EUNSUPPORTED, "names no splitter");
+    s = good, s.model = "rwkv", refuse(&s, FL_EUNSUPPORTED, "gpt2");
+    s = good, s.model = NULL, refuse(&s, FL_EUNSUPPORTED, "gpt2");
+    s = good, s.n_vocab = 0, refuse(&s, FL_EFORMAT, "vocabulary of 0");
+    s = good, s.n_types = 4, refuse(&s, FL_EFORMAT, "4 token types");
+    s = good, s.types = bad_types, refuse(&s, FL_EFORMAT, "type 9");
+    s = good, s.merges = lost, refuse(&s, FL_EFORMAT, "right piece");
+    s = good, s.merges = whole, refuse(&s, FL_EFORMAT, "blank between");
+    s = good, s.merges = none, refuse(&s, FL_EFORMAT, "blank between");
+    s = good, s.eos = 5, refuse(&s, FL_EFORMAT, "eos token 5");
+    s = good, s.add_bos = true, refuse(&s, FL_EFORMAT, "bos token");
+    s = good, s.model = "llama", s.n_scores = 4, refuse(&s, FL_EFORMAT, "4 scores");
+    s = good, s.model = "llama", s.types = byte_types, refuse(&s, FL_EFORMAT, "<0xNN>");
+    static const float nan_scores[] = {0, 0, 0.0f / 0.0f, 0, 0};
+    s = good, s.model = "llama", s.scores = nan_scores, refuse(&s, FL_EFORMAT, "not a number");
+
+    fl_err err;
+    tok *t;
+    tok_ids ids = {0};
+    base_buf out = {0};
+    CHECK(tok_open(&t, &good, &err) == FL_OK);
+    CHECK(tok_encode(t, "abxb", 4, 0, &ids, &err) == FL_OK); /* x has no token: dropped */
+    CHECK(ids.n == 2 && ids.ids[0] == 2 && ids.ids[1] == 1);
+    CHECK(tok_decode(t, (const uint32_t[]){5}, 1, 0, &out, &err) == FL_EINVAL);
+    CHECK(tok_piece(t, 99).n == 0 && !tok_is_special(t, 99) && tok_find(t, "zz", 2) == TOK_NONE);
+    tok_ids_clear(&ids);
+    base_buf_clear(&out);
+    tok_close(t);
+}
+
+/* Unused pieces are steps to longer ones and never come out; without byte tokens unknown characters give one
+ * unknown token for a run. */
+TEST(sentencepiece_unused_and_unknown) {
+    static const tok_text texts[] = {TEXT("<unk>"), TEXT("a"),   TEXT("b"), TEXT("c"),
+                                     TEXT("ab"),    TEXT("abc"), TEXT("bb")};
+    static const int32_t types[] = {2, 1, 1, 1, 5, 1, 5};
+    static const float scores[] = {0, -1, -2, -3, -4, -5, -6};
+    const tok_source s = {.model = "llama",
+                          .texts = texts,
+                          .types = types,
+                          .scores = scores,
+                          .n_vocab = 7,
+                          .n_scores = 7,
+                          .n_types = 7,
+                          .bos = -1,
+                          .eos = -1,
+                          .unk = 0,
+                          .pad = -1};
+    static const struct {
+        const char *text;
+        uint32_t n, ids[6];
+    } cases[] = {{"abc", 1, {5}}, {"ab", 2, {1, 2}}, {"bbab", 4, {2, 2, 1, 2}}, {"xyza", 2, {0, 1}}, {"", 0, {0}}};
+    fl_err err;
+    tok *t;
+    CHECK(tok_open(&t, &s, &err) == FL_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tok_ids ids = {0};
+        CHECK(tok_encode(t, cases[i].text, strlen(cases[i].text), 0, &ids, &err) == FL_OK);
+        CHECKF(ids.n == cases[i].n && (!ids.n || memcmp(ids.ids, cases[i].ids, ids.n * sizeof *ids.ids) == 0),
+               "case %zu", i);
+        tok_ids_clear(&ids);
+    }
+    tok_close(t);
+}
