@@ -1,4 +1,5 @@
 # Flambeau. `make` builds build/flambeau, build/libflambeau.a and build/libflambeau.so.
+#   make V=1              shows the commands
 #   make check            floors, formatting, names and sizes
 #   make test-programs    the unit tests (run them with ./test.sh)
 #   make SAN=address,undefined | SAN=thread      the same under build/san-...
@@ -11,6 +12,7 @@ PREFIX  ?= /usr/local
 VERSION := $(shell cat VERSION)
 
 comma := ,
+SAY = $(if $(V),,@echo "  CC $<"; )
 B := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(DEBUG),/debug)
 
 WARN := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
@@ -50,7 +52,7 @@ $B/src/dev/cpu/x86/avx2%.o: CFLAGS_ISA := -mavx2 -mfma -mf16c
 
 $B/%.o: %.c Makefile VERSION
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) $(CFLAGS_ISA) -MMD -MP -c -o $@ $<
+	$(SAY)$(CC) $(CFLAGS_ALL) $(CFLAGS_ISA) -MMD -MP -c -o $@ $<
 
 $B/libflambeau.a: $(OBJ_LIB)
 	@rm -f $@

@@ -24,6 +24,7 @@ _Static_assert(sizeof(mem_header) == HEADER_BYTES, "the header must keep 16-byte
 
 static atomic_uint_fast64_t n_allocs;
 static atomic_size_t        n_bytes;
+static _Thread_local uint64_t n_allocs_here;
 static atomic_int_fast64_t  fail_in;  /* fault switch: 1 means the next allocation fails */
 static atomic_int           failed;
 
@@ -38,6 +39,7 @@ static bool must_fail(void) {
 static void *finish(char *block, size_t bytes, uint32_t offset, bool mapped) {
     mem_header h = {bytes, offset, mapped};
     memcpy(block + offset - HEADER_BYTES, &h, sizeof h);
+    n_allocs_here++;
     atomic_fetch_add_explicit(&n_allocs, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&n_bytes, bytes, memory_order_relaxed);
     return block + offset;
@@ -115,6 +117,7 @@ char *base_strndup(const char *s, size_t n) {
 
 char *base_strdup(const char *s) { return base_strndup(s, strlen(s)); }
 
+uint64_t base_mem_count_here(void) { return n_allocs_here; }
 uint64_t base_mem_count(void) { return atomic_load(&n_allocs); }
 size_t base_mem_bytes(void) { return atomic_load(&n_bytes); }
 

@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 /* Lowest first: a thread may take these in rising order. */
-typedef enum { BASE_RANK_ENGINE = 1, BASE_RANK_REQUEST = 2, BASE_RANK_DEVICE = 3 } base_rank;
+typedef enum { BASE_RANK_STEP = 1, BASE_RANK_QUEUE, BASE_RANK_REQUEST, BASE_RANK_DEVICE } base_rank;
 
 typedef struct {
     pthread_mutex_t m;

@@ -95,6 +95,10 @@ FL_CHECKED fl_status file_gguf_open_memory(file_gguf **out, const void *data, si
 
 void file_gguf_close(file_gguf *g);
 
+/* Tells the system that the file's pages need not stay in this process's memory: whoever has copied the weights calls it.
+ * They come back from the page cache when touched again. */
+void file_gguf_forget(const file_gguf *g);
+
 const char *file_gguf_path(const file_gguf *g);
 uint32_t file_gguf_version(const file_gguf *g);
 size_t file_gguf_bytes(const file_gguf *g);     /* of all parts */

@@ -13,6 +13,10 @@
 
 enum { SUFFIX_BYTES = sizeof "-00001-of-00001.gguf" - 1 };
 
+void file_gguf_forget(const file_gguf *g) {
+    for (uint32_t i = 0; i < g->n_parts; i++) file_map_forget(&g->parts[i]);
+}
+
 void file_gguf_close(file_gguf *g) {
     if (!g) return;
     base_map_clear(&g->tensor_map);

@@ -33,6 +33,11 @@ fl_status file_map_open(file_map *out, const char *path, fl_err *err) {
 
 file_map file_map_memory(const void *data, size_t size) { return (file_map){data, size, false}; }
 
+void file_map_forget(const file_map *m) {
+    /* Only advice: when the system refuses it, the pages just stay. */
+    if (m->mapped) (void)madvise((void *)(uintptr_t)m->data, m->size, MADV_DONTNEED);
+}
+
 void file_map_close(file_map *m) {
     if (m->mapped) fl_assert(munmap((void *)(uintptr_t)m->data, m->size) == 0);
     *m = (file_map){0};

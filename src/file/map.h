@@ -30,6 +30,9 @@ FL_CHECKED fl_status file_map_open(file_map *out, const char *path, fl_err *err)
 /* A view of the caller's bytes, which must outlive it. */
 file_map file_map_memory(const void *data, size_t size);
 
+/* The pages may leave this process's memory; touching them brings them back. */
+void file_map_forget(const file_map *m);
+
 /* Accepts empty and already closed maps. */
 void file_map_close(file_map *m);
 

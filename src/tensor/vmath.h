@@ -133,11 +133,16 @@ static inline vf vm_tanh(vf x) {
     return vi_bits(vf_bits(y) | sign);
 }
 
-/* 1 / (1 + e^-x), from e^-|x| so that neither end overflows. */
+/* 1 / (1 + e^-x), from z = e^-|x| so that neither end overflows: 1 / (1 + z), or z / (1 + z) below 0. What
+ * 1 + z loses by rounding, exactly e, is put back: the quotient q changes by -q * e / (1 + z), and 1 / (1 + z) is q or 1 - q. */
 static inline vf vm_sigmoid(vf x) {
+    const vf one = vf_of(1.0f);
+    const vi below = vf_less(x, vf_of(0.0f));
     vf z = vm_exp(vi_bits(vf_bits(x) | vi_of(0x80000000u)));
-    vf one = vf_of(1.0f);
-    return vf_pick(vf_less(x, vf_of(0.0f)), z, one) / (one + z);
+    vf d = one + z;
+    vf e = (one - d) + z;
+    vf q = vf_pick(below, z, one) / d;
+    return vf_fma(q * e, vf_pick(below, q - one, -q), q);
 }
 
 #endif

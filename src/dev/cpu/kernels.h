@@ -23,7 +23,7 @@
 
 enum {
     CPU_TILE_ROWS   = 16,   /* weight rows of a tile: the unit of work */
-    CPU_FEW_TOKENS  = 4,    /* up to here a product reads packed weights directly, without a panel */
+    CPU_FEW_TOKENS  = 12,   /* up to here a product reads packed weights directly, without a panel */
     CPU_PAGE_TOKENS = 32,   /* positions of a cache page: one block of the bf16 rule */
     CPU_CHUNK_KEYS  = 256,  /* positions of an attention chunk */
     CPU_ATTN_ROWS   = 8,    /* most query rows of one attention tile */

@@ -4,8 +4,8 @@
  * intrinsics in memory and loses half the speed. ref/ref_matmul.c is the plain form.
  *
  * Registers: ymm0..11 accumulators, two per column (rows 0..7, rows 8..15), ymm12, 13 the
- * weights of a step, ymm14, 15 scratch. Kernels of up to 4 columns may use ymm8..11 for
- * constants. The float accumulators live in memory at acc, spills at acc + 384.
+ * weights of a step, ymm14, 15 scratch. Constants are memory operands: loads have ports of
+ * their own. The float accumulators live in memory at acc, spills at acc + 384.
  *
  * Integers stay exact although vpmaddubsw (u8 code x s8 q) saturates at 16 bits and
  * vpaddw wraps (|q| <= 127):
@@ -37,15 +37,15 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
 
 /* Weights of step j into ymm12, 13. */
 #define PANEL(j) "vmovdqa 64*" #j "(%[w]), %%ymm12\n\tvmovdqa 64*" #j "+32(%[w]), %%ymm13\n\t"
-#define LOW(j) "vpand 64*" #j "(%[w]), %%ymm11, %%ymm12\n\tvpand 64*" #j "+32(%[w]), %%ymm11, %%ymm13\n\t"
+#define LOW(j)  PANEL(j) MASK
 #define HIGH(j)                                                                                                        \
     "vmovdqa 64*" #j "-256(%[w]), %%ymm12\n\tvmovdqa 64*" #j "-224(%[w]), %%ymm13\n\t"                                 \
-    "vpsrlw $4, %%ymm12, %%ymm12\n\tvpsrlw $4, %%ymm13, %%ymm13\n\t"                                                   \
-    "vpand %%ymm11, %%ymm12, %%ymm12\n\tvpand %%ymm11, %%ymm13, %%ymm13\n\t"
-/* ORs the plane at byte `at`, shifted into place, into them. */
-#define PLANE(at, shift)                                                                                               \
+    "vpsrlw $4, %%ymm12, %%ymm12\n\tvpsrlw $4, %%ymm13, %%ymm13\n\t" MASK
+#define MASK "vpand (%[k]), %%ymm12, %%ymm12\n\tvpand (%[k]), %%ymm13, %%ymm13\n\t"
+/* ORs the plane at byte `at`, shifted into place and masked, into them. */
+#define PLANE(at, mask, shift)                                                                                         \
     "vmovdqa " #at "(%[w]), %%ymm14\n\tvmovdqa " #at "+32(%[w]), %%ymm15\n\t" shift(14) shift(15)                      \
-    "vpand %%ymm10, %%ymm14, %%ymm14\n\tvpand %%ymm10, %%ymm15, %%ymm15\n\t"                                           \
+    "vpand " #mask "(%[k]), %%ymm14, %%ymm14\n\tvpand " #mask "(%[k]), %%ymm15, %%ymm15\n\t"                           \
     "vpor %%ymm14, %%ymm12, %%ymm12\n\tvpor %%ymm15, %%ymm13, %%ymm13\n\t"
 #define LEFT4(r) "vpsllw $4, %%ymm" #r ", %%ymm" #r "\n\t"
 #define LEFT3(r) "vpsllw $3, %%ymm" #r ", %%ymm" #r "\n\t"
@@ -77,16 +77,16 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
     LOW(3) COLS_##C(NEXT, C, 3) HIGH(4) COLS_##C(NEXT, C, 4) HIGH(5) COLS_##C(NEXT, C, 5)                              \
     HIGH(6) COLS_##C(NEXT, C, 6) HIGH(7) COLS_##C(NEXT, C, 7)
 #define STEPS_5(C)                                                                                                     \
-    LOW(0) PLANE(256, LEFT4) COLS_##C(FIRST, C, 0) LOW(1) PLANE(256, LEFT3) COLS_##C(NEXT, C, 1)                       \
-    LOW(2) PLANE(256, LEFT2) COLS_##C(NEXT, C, 2) LOW(3) PLANE(256, LEFT1) COLS_##C(NEXT, C, 3)                        \
-    HIGH(4) PLANE(256, STAY) COLS_##C(NEXT, C, 4) HIGH(5) PLANE(256, RIGHT1) COLS_##C(NEXT, C, 5)                      \
-    HIGH(6) PLANE(256, RIGHT2) COLS_##C(NEXT, C, 6) HIGH(7) PLANE(256, RIGHT3) COLS_##C(NEXT, C, 7)
+    LOW(0) PLANE(256, 32, LEFT4) COLS_##C(FIRST, C, 0) LOW(1) PLANE(256, 32, LEFT3) COLS_##C(NEXT, C, 1)                       \
+    LOW(2) PLANE(256, 32, LEFT2) COLS_##C(NEXT, C, 2) LOW(3) PLANE(256, 32, LEFT1) COLS_##C(NEXT, C, 3)                        \
+    HIGH(4) PLANE(256, 32, STAY) COLS_##C(NEXT, C, 4) HIGH(5) PLANE(256, 32, RIGHT1) COLS_##C(NEXT, C, 5)                      \
+    HIGH(6) PLANE(256, 32, RIGHT2) COLS_##C(NEXT, C, 6) HIGH(7) PLANE(256, 32, RIGHT3) COLS_##C(NEXT, C, 7)
 #define STEPS_6_LOW(C)                                                                                                 \
-    LOW(0) PLANE(256, LEFT4) COLS_##C(FIRST, C, 0) LOW(1) PLANE(256, LEFT2) COLS_##C(NEXT, C, 1)                       \
-    LOW(2) PLANE(256, STAY) COLS_##C(NEXT, C, 2) LOW(3) PLANE(256, RIGHT2) COLS_##C(NEXT, C, 3)
+    LOW(0) PLANE(256, 64, LEFT4) COLS_##C(FIRST, C, 0) LOW(1) PLANE(256, 64, LEFT2) COLS_##C(NEXT, C, 1)                       \
+    LOW(2) PLANE(256, 64, STAY) COLS_##C(NEXT, C, 2) LOW(3) PLANE(256, 64, RIGHT2) COLS_##C(NEXT, C, 3)
 #define STEPS_6_HIGH(C)                                                                                                \
-    HIGH(4) PLANE(320, LEFT4) COLS_##C(FIRST, C, 4) HIGH(5) PLANE(320, LEFT2) COLS_##C(NEXT, C, 5)                     \
-    HIGH(6) PLANE(320, STAY) COLS_##C(NEXT, C, 6) HIGH(7) PLANE(320, RIGHT2) COLS_##C(NEXT, C, 7)
+    HIGH(4) PLANE(320, 64, LEFT4) COLS_##C(FIRST, C, 4) HIGH(5) PLANE(320, 64, LEFT2) COLS_##C(NEXT, C, 5)                     \
+    HIGH(6) PLANE(320, 64, STAY) COLS_##C(NEXT, C, 6) HIGH(7) PLANE(320, 64, RIGHT2) COLS_##C(NEXT, C, 7)
 
 /* Drains the 16-bit sums to 32 bits by the weights in ymm12, 13, less the pairs at `at` * C. */
 #define OFFSET(c, a, b, C, at)                                                                                         \
@@ -150,64 +150,65 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
     W(14) COLS_##C(NEXT_8, C, 14) W(15) COLS_##C(NEXT_8, C, 15)
 
 /* Decode is as fast as memory: lines 2 KiB ahead, past the caches, across the ends of tiles (a prefetch cannot fault). */
-#define AHEAD(line) "prefetchnta 2048+64*" #line "(%[w])\n\t"
+#define AHEAD(line) "prefetcht0 4096+64*" #line "(%[w])\n\t"
 #define AHEAD_288 AHEAD(0) AHEAD(1) AHEAD(2) AHEAD(3) AHEAD(4)
 #define AHEAD_352 AHEAD_288 AHEAD(5)
 #define AHEAD_416 AHEAD_352 AHEAD(6)
 #define AHEAD_544 AHEAD_416 AHEAD(7) AHEAD(8)
 
-#define KERNEL(name, before, body, w_bytes, meta_bytes, x_bytes)                                                       \
+#define KERNEL(name, body, w_bytes, meta_bytes, x_bytes)                                                       \
     static void name(size_t n, const uint8_t *w, const uint8_t *meta, const uint8_t *x, float *acc) {                  \
-        __asm__ volatile(before "1:\n\t" body "add $" #w_bytes ", %[w]\n\tadd $" #meta_bytes ", %[meta]\n\t"           \
+        __asm__ volatile("1:\n\t" body "add $" #w_bytes ", %[w]\n\tadd $" #meta_bytes ", %[meta]\n\t"           \
                                 "add $" #x_bytes ", %[x]\n\tsub $1, %[n]\n\tjnz 1b\n\tvzeroupper"                      \
                          : [n] "+r"(n), [w] "+r"(w), [meta] "+r"(meta), [x] "+r"(x)                                    \
                          : [acc] "r"(acc), [k] "r"(constants)                                                          \
-                         : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",     \
+                         : "cc", "memory", "rax", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",     \
                            "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");                              \
     }
-#define NIBBLES "vmovdqa (%[k]), %%ymm11\n\t"
-#define PLANE_5 NIBBLES "vmovdqa 32(%[k]), %%ymm10\n\t"
-#define PLANE_6 NIBBLES "vmovdqa 64(%[k]), %%ymm10\n\t"
-
 #define DIRECT(C)                                                                                                      \
-    KERNEL(q4_0_direct_##C, NIBBLES, AHEAD_288 STEPS_4(C) TAIL_0(C), 288, 64, 120*C)                                   \
-    KERNEL(q4_1_direct_##C, NIBBLES, AHEAD_288 STEPS_4(C) TAIL_MIN(C), 320, 128, 120*C)                                \
-    KERNEL(q5_0_direct_##C, PLANE_5, AHEAD_352 STEPS_5(C) TAIL_5(C), 352, 64, 120*C)                                   \
-    KERNEL(q8_0_direct_##C, "", AHEAD_544 STEPS_8(C, WIDEN) COLS_##C(FINISH, C), 544, 64, 120*C)                       \
-    KERNEL(q4_k_direct_##C, NIBBLES, AHEAD_288 STEPS_4(C) TAIL_SUBMIN(C), 288, 256, 120*C)                             \
-    KERNEL(q6_k_direct_##C, PLANE_6, AHEAD_416 STEPS_6_LOW(C) HALF_6(C) STEPS_6_HIGH(C) TAIL_6(C), 416, 192, 120*C)
-DIRECT(1) DIRECT(2) DIRECT(3) DIRECT(4)
+    KERNEL(q4_0_direct_##C, AHEAD_288 STEPS_4(C) TAIL_0(C), 288, 64, 120*C)                                   \
+    KERNEL(q4_1_direct_##C, AHEAD_288 STEPS_4(C) TAIL_MIN(C), 320, 128, 120*C)                                \
+    KERNEL(q5_0_direct_##C, AHEAD_352 STEPS_5(C) TAIL_5(C), 352, 64, 120*C)                                   \
+    KERNEL(q8_0_direct_##C, AHEAD_544 STEPS_8(C, WIDEN) COLS_##C(FINISH, C), 544, 64, 120*C)                       \
+    KERNEL(q4_k_direct_##C, AHEAD_288 STEPS_4(C) TAIL_SUBMIN(C), 288, 256, 120*C)                             \
+    KERNEL(q6_k_direct_##C, AHEAD_416 STEPS_6_LOW(C) HALF_6(C) STEPS_6_HIGH(C) TAIL_6(C), 416, 192, 120*C)
+DIRECT(1) DIRECT(2) DIRECT(3) DIRECT(4) DIRECT(5) DIRECT(6)
 
 #define PANELS(C)                                                                                                      \
-    KERNEL(q4_0_panel_##C, "", STEPS_PANEL(C) TAIL_0(C), 512, 64, 120*C)                                               \
-    KERNEL(q4_1_panel_##C, "", STEPS_PANEL(C) TAIL_MIN(C), 512, 128, 120*C)                                            \
-    KERNEL(q5_0_panel_##C, "", STEPS_PANEL(C) TAIL_5(C), 512, 64, 120*C)                                               \
-    KERNEL(q8_0_panel_##C, "", STEPS_8(C, PANEL) COLS_##C(FINISH, C), 1024, 64, 120*C)                                 \
-    KERNEL(q4_k_panel_##C, "", STEPS_PANEL(C) TAIL_SUBMIN(C), 512, 256, 120*C)                                         \
-    KERNEL(q6_k_panel_##C, "", STEPS_PANEL_LOW(C) HALF_6(C) STEPS_PANEL_HIGH(C, FIRST) TAIL_6(C), 512, 192, 120*C)
+    KERNEL(q4_0_panel_##C, STEPS_PANEL(C) TAIL_0(C), 512, 64, 120*C)                                               \
+    KERNEL(q4_1_panel_##C, STEPS_PANEL(C) TAIL_MIN(C), 512, 128, 120*C)                                            \
+    KERNEL(q5_0_panel_##C, STEPS_PANEL(C) TAIL_5(C), 512, 64, 120*C)                                               \
+    KERNEL(q8_0_panel_##C, STEPS_8(C, PANEL) COLS_##C(FINISH, C), 1024, 64, 120*C)                                 \
+    KERNEL(q4_k_panel_##C, STEPS_PANEL(C) TAIL_SUBMIN(C), 512, 256, 120*C)                                         \
+    KERNEL(q6_k_panel_##C, STEPS_PANEL_LOW(C) HALF_6(C) STEPS_PANEL_HIGH(C, FIRST) TAIL_6(C), 512, 192, 120*C)
 PANELS(1) PANELS(2) PANELS(3) PANELS(4) PANELS(5) PANELS(6)
 
-/* Floats. bf16: even k of a block of 32, spilled, then odd k; acc = acc + (even + odd). */
+/* Floats. bf16: even k of a block of 32, spilled, then odd k; acc = acc + (even + odd). Each half is 4 turns of 4
+ * steps, and pointers stand 128 bytes in, so that all displacements fit a byte: long code loses a sixth of the speed. */
 #define CLEAR(c, a, b, ...)                                                                                            \
     "vxorps %%ymm" #a ", %%ymm" #a ", %%ymm" #a "\n\tvxorps %%ymm" #b ", %%ymm" #b ", %%ymm" #b "\n\t"
-#define FMA(c, a, b, C, k)                                                                                             \
-    "vbroadcastss 4*" #C "*(" #k ")+4*" #c "(%[x]), %%ymm14\n\t"                                                       \
+#define FMA(c, a, b, C, at)                                                                                            \
+    "vbroadcastss 4*" #C "*" #at "+4*" #c "-128(%[x]), %%ymm14\n\t"                                                    \
     "vfmadd231ps %%ymm14, %%ymm12, %%ymm" #a "\n\tvfmadd231ps %%ymm14, %%ymm13, %%ymm" #b "\n\t"
-#define EVEN(C, j)                                                                                                     \
-    PANEL(j) "vpslld $16, %%ymm12, %%ymm12\n\tvpslld $16, %%ymm13, %%ymm13\n\t" COLS_##C(FMA, C, 2*j)
-#define ODD(C, j)                                                                                                      \
-    "vpand 64*" #j "(%[w]), %%ymm15, %%ymm12\n\tvpand 64*" #j "+32(%[w]), %%ymm15, %%ymm13\n\t"                        \
-    COLS_##C(FMA, C, 2*j+1)
-#define X16(M, C)                                                                                                      \
-    M(C, 0) M(C, 1) M(C, 2) M(C, 3) M(C, 4) M(C, 5) M(C, 6) M(C, 7) M(C, 8) M(C, 9) M(C, 10) M(C, 11) M(C, 12)         \
-    M(C, 13) M(C, 14) M(C, 15)
+#define EVEN(C, j, at)                                                                                                 \
+    "vmovdqa 64*" #j "-128(%[w]), %%ymm12\n\tvmovdqa 64*" #j "-96(%[w]), %%ymm13\n\t"                                  \
+    "vpslld $16, %%ymm12, %%ymm12\n\tvpslld $16, %%ymm13, %%ymm13\n\t" COLS_##C(FMA, C, at)
+#define ODD(C, j, at)                                                                                                  \
+    "vpand 64*" #j "-128(%[w]), %%ymm15, %%ymm12\n\tvpand 64*" #j "-96(%[w]), %%ymm15, %%ymm13\n\t"                    \
+    COLS_##C(FMA, C, at)
+#define FOUR_TURNS(C, body)                                                                                            \
+    "mov $4, %%eax\n\t2:\n\t" body "add $256, %[w]\n\tadd $32*" #C ", %[x]\n\tsub $1, %%eax\n\tjnz 2b\n\t"
 #define ADD_HALVES(c, a, b, ...)                                                                                       \
     "vaddps 384+64*" #c "(%[acc]), %%ymm" #a ", %%ymm" #a "\n\tvaddps 416+64*" #c "(%[acc]), %%ymm" #b ", %%ymm" #b    \
     "\n\tvaddps 64*" #c "(%[acc]), %%ymm" #a ", %%ymm" #a "\n\tvaddps 64*" #c "+32(%[acc]), %%ymm" #b ", %%ymm" #b     \
     "\n\t" STORE(c, a, b)
-#define BF16(C)                                                                                                        \
-    COLS_##C(CLEAR, C) X16(EVEN, C) COLS_##C(SPILL, C) COLS_##C(CLEAR, C) "vmovdqa 128(%[k]), %%ymm15\n\t"             \
-    X16(ODD, C) COLS_##C(ADD_HALVES, C)
+#define BF16(C, ahead)                                                                                                 \
+    "sub $-128, %[w]\n\tsub $-128, %[x]\n\t" ahead COLS_##C(CLEAR, C)                                                 \
+    FOUR_TURNS(C, EVEN(C, 0, 0) EVEN(C, 1, 2) EVEN(C, 2, 4) EVEN(C, 3, 6))                                             \
+    "sub $1024, %[w]\n\tsub $128*" #C ", %[x]\n\t" COLS_##C(SPILL, C) COLS_##C(CLEAR, C)                              \
+    "vmovdqa 128(%[k]), %%ymm15\n\t"                                                                                   \
+    FOUR_TURNS(C, ODD(C, 0, 1) ODD(C, 1, 3) ODD(C, 2, 5) ODD(C, 3, 7)) COLS_##C(ADD_HALVES, C)                         \
+    "add $-128, %[w]\n\tadd $-128, %[x]\n\t"
 #define AHEAD_1024 AHEAD_544 AHEAD(9) AHEAD(10) AHEAD(11) AHEAD(12) AHEAD(13) AHEAD(14) AHEAD(15)
 
 /* f32: one k a turn, accumulators in registers throughout. */
@@ -217,38 +218,37 @@ PANELS(1) PANELS(2) PANELS(3) PANELS(4) PANELS(5) PANELS(6)
 #define F32_KERNEL(name, C, ahead)                                                                                     \
     static void name(size_t n, const uint8_t *w, const uint8_t *meta, const uint8_t *x, float *acc) {                  \
         (void)meta;                                                                                                    \
-        __asm__ volatile(COLS_##C(FETCH, C) "1:\n\t" ahead PANEL(0) COLS_##C(FMA, C, 0)                                \
+        __asm__ volatile("sub $-128, %[x]\n\t" COLS_##C(FETCH, C) "1:\n\t" ahead PANEL(0) COLS_##C(FMA, C, 0)                                \
                          "add $64, %[w]\n\tadd $4*" #C ", %[x]\n\tsub $1, %[n]\n\tjnz 1b\n\t"                          \
                          COLS_##C(KEEP, C) "vzeroupper"                                                                \
                          : [n] "+r"(n), [w] "+r"(w), [x] "+r"(x)                                                       \
                          : [acc] "r"(acc)                                                                              \
-                         : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",     \
+                         : "cc", "memory", "rax", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",     \
                            "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");                              \
     }
 #define FLOAT_DIRECT(C)                                                                                                \
-    KERNEL(bf16_direct_##C, "", AHEAD_1024 BF16(C), 1024, 0, 128*C)                                                    \
+    KERNEL(bf16_direct_##C, BF16(C, AHEAD_1024), 0, 0, 0)                                                    \
     F32_KERNEL(f32_direct_##C, C, AHEAD(0))
 #define FLOAT_CACHED(C)                                                                                                \
-    KERNEL(bf16_cached_##C, "", BF16(C), 1024, 0, 128*C)                                                               \
+    KERNEL(bf16_cached_##C, BF16(C, ""), 0, 0, 0)                                                               \
     F32_KERNEL(f32_cached_##C, C, "")
-FLOAT_DIRECT(1) FLOAT_DIRECT(2) FLOAT_DIRECT(3) FLOAT_DIRECT(4)
+FLOAT_DIRECT(1) FLOAT_DIRECT(2) FLOAT_DIRECT(3) FLOAT_DIRECT(4) FLOAT_DIRECT(5) FLOAT_DIRECT(6)
 FLOAT_CACHED(1) FLOAT_CACHED(2) FLOAT_CACHED(3) FLOAT_CACHED(4) FLOAT_CACHED(5) FLOAT_CACHED(6)
 
-#define TABLE_4(name) {name##_1, name##_2, name##_3, name##_4}
-#define TABLE_6(name) {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6}
-avx2_kernel *const avx2_bf16_direct[CPU_FEW_TOKENS] = TABLE_4(bf16_direct);
-avx2_kernel *const avx2_bf16_cached[AVX2_COLUMNS]   = TABLE_6(bf16_cached);
-avx2_kernel *const avx2_f32_direct[CPU_FEW_TOKENS]  = TABLE_4(f32_direct);
-avx2_kernel *const avx2_f32_cached[AVX2_COLUMNS]    = TABLE_6(f32_cached);
-avx2_kernel *const avx2_q4_0_direct[CPU_FEW_TOKENS] = TABLE_4(q4_0_direct);
-avx2_kernel *const avx2_q4_1_direct[CPU_FEW_TOKENS] = TABLE_4(q4_1_direct);
-avx2_kernel *const avx2_q5_0_direct[CPU_FEW_TOKENS] = TABLE_4(q5_0_direct);
-avx2_kernel *const avx2_q8_0_direct[CPU_FEW_TOKENS] = TABLE_4(q8_0_direct);
-avx2_kernel *const avx2_q4_k_direct[CPU_FEW_TOKENS] = TABLE_4(q4_k_direct);
-avx2_kernel *const avx2_q6_k_direct[CPU_FEW_TOKENS] = TABLE_4(q6_k_direct);
-avx2_kernel *const avx2_q4_0_panel[AVX2_COLUMNS]    = TABLE_6(q4_0_panel);
-avx2_kernel *const avx2_q4_1_panel[AVX2_COLUMNS]    = TABLE_6(q4_1_panel);
-avx2_kernel *const avx2_q5_0_panel[AVX2_COLUMNS]    = TABLE_6(q5_0_panel);
-avx2_kernel *const avx2_q8_0_panel[AVX2_COLUMNS]    = TABLE_6(q8_0_panel);
-avx2_kernel *const avx2_q4_k_panel[AVX2_COLUMNS]    = TABLE_6(q4_k_panel);
-avx2_kernel *const avx2_q6_k_panel[AVX2_COLUMNS]    = TABLE_6(q6_k_panel);
+#define TABLE(name) {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6}
+avx2_kernel *const avx2_bf16_direct[AVX2_COLUMNS] = TABLE(bf16_direct);
+avx2_kernel *const avx2_bf16_cached[AVX2_COLUMNS]   = TABLE(bf16_cached);
+avx2_kernel *const avx2_f32_direct[AVX2_COLUMNS]     = TABLE(f32_direct);
+avx2_kernel *const avx2_f32_cached[AVX2_COLUMNS]    = TABLE(f32_cached);
+avx2_kernel *const avx2_q4_0_direct[AVX2_COLUMNS] = TABLE(q4_0_direct);
+avx2_kernel *const avx2_q4_1_direct[AVX2_COLUMNS] = TABLE(q4_1_direct);
+avx2_kernel *const avx2_q5_0_direct[AVX2_COLUMNS] = TABLE(q5_0_direct);
+avx2_kernel *const avx2_q8_0_direct[AVX2_COLUMNS] = TABLE(q8_0_direct);
+avx2_kernel *const avx2_q4_k_direct[AVX2_COLUMNS] = TABLE(q4_k_direct);
+avx2_kernel *const avx2_q6_k_direct[AVX2_COLUMNS] = TABLE(q6_k_direct);
+avx2_kernel *const avx2_q4_0_panel[AVX2_COLUMNS]    = TABLE(q4_0_panel);
+avx2_kernel *const avx2_q4_1_panel[AVX2_COLUMNS]    = TABLE(q4_1_panel);
+avx2_kernel *const avx2_q5_0_panel[AVX2_COLUMNS]    = TABLE(q5_0_panel);
+avx2_kernel *const avx2_q8_0_panel[AVX2_COLUMNS]    = TABLE(q8_0_panel);
+avx2_kernel *const avx2_q4_k_panel[AVX2_COLUMNS]    = TABLE(q4_k_panel);
+avx2_kernel *const avx2_q6_k_panel[AVX2_COLUMNS]    = TABLE(q6_k_panel);

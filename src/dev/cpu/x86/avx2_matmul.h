@@ -54,7 +54,7 @@ typedef struct {
     void (*pack)(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups); /* one row of the file as row r */
     void (*codes)(const uint8_t *group, uint8_t *codes);
     void (*meta)(const uint8_t *head, const uint8_t *group, uint8_t *meta);
-    avx2_kernel *const *direct; /* [CPU_FEW_TOKENS], by columns - 1: from packed weights */
+    avx2_kernel *const *direct; /* [AVX2_COLUMNS], by columns - 1: from packed weights */
     avx2_kernel *const *panel;  /* [AVX2_COLUMNS], by columns - 1: from unpacked codes */
 } avx2_form;
 
@@ -62,14 +62,14 @@ typedef struct {
 const avx2_form *avx2_form_find(dtype type);
 
 /* The float products: bf16 by blocks of 32, f32 by single k; direct ones prefetch, the others expect a tile in cache. */
-extern avx2_kernel *const avx2_bf16_direct[CPU_FEW_TOKENS], *const avx2_bf16_cached[AVX2_COLUMNS];
-extern avx2_kernel *const avx2_f32_direct[CPU_FEW_TOKENS], *const avx2_f32_cached[AVX2_COLUMNS];
+extern avx2_kernel *const avx2_bf16_direct[AVX2_COLUMNS], *const avx2_bf16_cached[AVX2_COLUMNS];
+extern avx2_kernel *const avx2_f32_direct[AVX2_COLUMNS], *const avx2_f32_cached[AVX2_COLUMNS];
 
 /* Micro-kernels of the q8 forms (avx2_kernels.c). */
-extern avx2_kernel *const avx2_q4_0_direct[CPU_FEW_TOKENS], *const avx2_q4_1_direct[CPU_FEW_TOKENS],
-                                                                *const avx2_q5_0_direct[CPU_FEW_TOKENS];
-extern avx2_kernel *const avx2_q8_0_direct[CPU_FEW_TOKENS], *const avx2_q4_k_direct[CPU_FEW_TOKENS],
-                                                                *const avx2_q6_k_direct[CPU_FEW_TOKENS];
+extern avx2_kernel *const avx2_q4_0_direct[AVX2_COLUMNS], *const avx2_q4_1_direct[AVX2_COLUMNS],
+                                                                *const avx2_q5_0_direct[AVX2_COLUMNS];
+extern avx2_kernel *const avx2_q8_0_direct[AVX2_COLUMNS], *const avx2_q4_k_direct[AVX2_COLUMNS],
+                                                                *const avx2_q6_k_direct[AVX2_COLUMNS];
 extern avx2_kernel *const avx2_q4_0_panel[AVX2_COLUMNS], *const avx2_q4_1_panel[AVX2_COLUMNS],
                                                              *const avx2_q5_0_panel[AVX2_COLUMNS];
 extern avx2_kernel *const avx2_q8_0_panel[AVX2_COLUMNS], *const avx2_q4_k_panel[AVX2_COLUMNS],
