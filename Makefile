@@ -33,6 +33,9 @@ endif
 LIBDIR := $(shell $(CC) -print-file-name=libjansson.a | xargs dirname)
 LIBS   := $(LIBDIR)/libjansson.a $(LIBDIR)/libpcre2-8.a $(LIBDIR)/libminizip.a $(LIBDIR)/libz.a -lm -lpthread -ldl
 
+# Debian's libjansson.a is not position-independent: the shared library uses the shared ones.
+LIBS_SHARED := -ljansson -lpcre2-8 -lminizip -lz -lm -lpthread -ldl
+
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
 SRC_LIB := $(filter-out src/cmd/% src/dev/cpu/x86/% src/dev/cpu/arm/%,$(shell find src -name '*.c' | LC_ALL=C sort))
 ifeq ($(ARCH),x86_64)
@@ -60,7 +63,7 @@ $B/libflambeau.a: $(OBJ_LIB)
 
 $B/libflambeau.so: $(OBJ_LIB) tools/libflambeau.map
 	$(CC) -shared -Wl,-soname,libflambeau.so.0 -Wl,--version-script=tools/libflambeau.map -Wl,-z,relro,-z,now \
-	  $(LDFLAGS) -o $@ $(OBJ_LIB) $(LIBS)
+	  $(LDFLAGS) -o $@ $(OBJ_LIB) $(LIBS_SHARED)
 
 $B/flambeau: $(OBJ_CMD) $B/libflambeau.a
 	$(CC) -pie -Wl,-z,relro,-z,now $(LDFLAGS) -o $@ $(OBJ_CMD) $B/libflambeau.a $(LIBS)

@@ -170,7 +170,7 @@ static fl_status compile(fl_engine *e, int opt_level, fl_err *err) {
 
 fl_status engine_load(fl_engine *e, const fl_engine_options *o, fl_err *err) {
     double t0 = base_now();
-    compute c;
+    compute c = COMPUTE_AUTO;
     fl_status st = e->model->config_status;
     if (st != FL_OK) {
         if (err) *err = e->model->config_err;
