@@ -89,9 +89,12 @@ static void assign_target(jinja_run *r, const jinja_node *target, jinja_value v)
     } else if (target->type == NODE_ATTR) {
         jinja_value space = jinja_eval(r, target->a);
         if (r->status) return;
-        if (space.type != JINJA_NAMESPACE) jinja_fail(r, FL_EINVAL, "only attributes of a namespace can be set");
-        else if (target->name[0] == '_') jinja_fail(r, FL_EINVAL, "a namespace cannot store \"%.60s\"", target->name);
-        else jinja_dict_set(r, space.d, jinja_string_new(r, target->name, strlen(target->name)), v);
+        if (space.type != JINJA_NAMESPACE)
+            jinja_fail(r, FL_EINVAL, "only attributes of a namespace can be set");
+        else if (target->name[0] == '_')
+            jinja_fail(r, FL_EINVAL, "a namespace cannot store \"%.60s\"", target->name);
+        else
+            jinja_dict_set(r, space.d, jinja_string_new(r, target->name, strlen(target->name)), v);
     } else {
         const jinja_list *l = jinja_items(r, v);
         if (!r->status && l->n != target->n) jinja_fail(r, FL_EINVAL, "%u values for %u names", l->n, target->n);
@@ -178,8 +181,10 @@ static void bind(jinja_run *r, const jinja_node *n, const jinja_args *a) {
     for (uint32_t k = 0; k < a->n_names && !r->status; k++) {
         bool known = false;
         for (uint32_t i = 0; i < n->n; i++) known = known || strcmp(n->list[i]->name, a->names[k]) == 0;
-        if (strcmp(a->names[k], "caller") == 0) jinja_assign(r, "caller", a->v[a->n + k]);
-        else if (!known) jinja_dict_set(r, named.d, jinja_string_new(r, a->names[k], strlen(a->names[k])), a->v[a->n + k]);
+        if (strcmp(a->names[k], "caller") == 0)
+            jinja_assign(r, "caller", a->v[a->n + k]);
+        else if (!known)
+            jinja_dict_set(r, named.d, jinja_string_new(r, a->names[k], strlen(a->names[k])), a->v[a->n + k]);
     }
     if (r->status) return;
     jinja_assign(r, "varargs", rest);
@@ -196,17 +201,20 @@ static bool uses(const jinja_node *n, const char *name, uint32_t depth) {
 }
 
 static bool check_call(jinja_run *r, const jinja_node *n, const jinja_args *a) {
-    if (a->n > n->n && !uses(n->b, "varargs", 0)) jinja_fail(r, FL_EINVAL, "macro %.60s takes at most %u arguments", n->name, n->n);
+    if (a->n > n->n && !uses(n->b, "varargs", 0))
+        jinja_fail(r, FL_EINVAL, "macro %.60s takes at most %u arguments", n->name, n->n);
     for (uint32_t k = 0; k < a->n_names && !r->status; k++) {
         bool known = strcmp(a->names[k], "caller") == 0;
         for (uint32_t i = 0; i < n->n; i++) known = known || strcmp(n->list[i]->name, a->names[k]) == 0;
-        if (!known && !uses(n->b, "kwargs", 0)) jinja_fail(r, FL_EINVAL, "macro %.60s takes no argument \"%.60s\"", n->name, a->names[k]);
+        if (!known && !uses(n->b, "kwargs", 0))
+            jinja_fail(r, FL_EINVAL, "macro %.60s takes no argument \"%.60s\"", n->name, a->names[k]);
     }
     return !r->status;
 }
 
 jinja_value jinja_call_macro(jinja_run *r, const jinja_macro *m, const jinja_args *a) {
-    if (r->depth >= JINJA_DEPTH_MAX) return jinja_fail(r, FL_ENOMEM, "macros call each other deeper than %d", JINJA_DEPTH_MAX);
+    if (r->depth >= JINJA_DEPTH_MAX)
+        return jinja_fail(r, FL_ENOMEM, "macros call each other deeper than %d", JINJA_DEPTH_MAX);
     if (!check_call(r, m->node, a)) return JINJA_UNDEFINED_VALUE;
     jinja_scope *scope = r->scope;
     jinja_value v = JINJA_UNDEFINED_VALUE;
@@ -299,7 +307,8 @@ static flow exec(jinja_run *r, const jinja_node *n) {
 
 fl_status jinja_open(jinja **out, const char *text, size_t n, fl_err *err) {
     *out = NULL;
-    if (n > JINJA_TEMPLATE_MAX) return fl_fail(err, FL_EINVAL, "template of %zu bytes; at most %d are possible", n, JINJA_TEMPLATE_MAX);
+    if (n > JINJA_TEMPLATE_MAX)
+        return fl_fail(err, FL_EINVAL, "template of %zu bytes; at most %d are possible", n, JINJA_TEMPLATE_MAX);
     jinja *j = base_calloc(1, sizeof *j);
     if (!j) return fl_fail(err, FL_ENOMEM, "template");
     jinja_token *tokens;
@@ -351,13 +360,20 @@ static fl_status write_output(const jinja_text *t, jinja_output *out, fl_err *er
     return FL_OK;
 }
 
-fl_status jinja_render(const jinja *j, const json_t *context, const jinja_clock *clock, jinja_output *out, fl_err *err) {
+fl_status jinja_render(const jinja *j, const json_t *context, const jinja_clock *clock, jinja_output *out,
+                       fl_err *err) {
     *out = (jinja_output){0};
     jinja_text text = {0};
     jinja_scope root = {0};
-    jinja_run r = {.template = j, .arena = {.limit = JINJA_MEMORY_MAX}, .clock = clock, .scope = &root, .out = &text,
-                   .fuel = JINJA_FUEL, .err = err};
-    if (context && !json_is_object(context)) return fl_fail(err, FL_EINVAL, "the variables of a template are not a JSON object");
+    jinja_run r = {.template = j,
+                   .arena = {.limit = JINJA_MEMORY_MAX},
+                   .clock = clock,
+                   .scope = &root,
+                   .out = &text,
+                   .fuel = JINJA_FUEL,
+                   .err = err};
+    if (context && !json_is_object(context))
+        return fl_fail(err, FL_EINVAL, "the variables of a template are not a JSON object");
     if (context) set_variables(&r, context);
     if (!r.status) exec(&r, j->body);
     fl_status st = r.status ? r.status : write_output(&text, out, err);

@@ -65,7 +65,8 @@ jinja_value jinja_strip(jinja_run *r, const jinja_string *s, jinja_value chars, 
     size_t begin = 0, end = s->n;
     const uint8_t *p = (const uint8_t *)s->p;
     int len;
-    if (chars.type != JINJA_NONE && chars.type != JINJA_STRING) return jinja_fail(r, FL_EINVAL, "strip needs a string, not %s", jinja_type_name(chars));
+    if (chars.type != JINJA_NONE && chars.type != JINJA_STRING)
+        return jinja_fail(r, FL_EINVAL, "strip needs a string, not %s", jinja_type_name(chars));
     const jinja_string *set = chars.type == JINJA_STRING ? chars.s : NULL;
     while (left && begin < end && jinja_burn(r, 1)) {
         uint32_t c = tok_utf8_get(p + begin, &len);
@@ -82,9 +83,15 @@ jinja_value jinja_strip(jinja_run *r, const jinja_string *s, jinja_value chars, 
     return jinja_string_slice(r, s, begin, end);
 }
 
-static jinja_value m_strip(jinja_run *r, jinja_value v, const jinja_args *a) { return jinja_strip(r, v.s, jinja_arg(a, 0, NULL, JINJA_NONE_VALUE), true, true); }
-static jinja_value m_lstrip(jinja_run *r, jinja_value v, const jinja_args *a) { return jinja_strip(r, v.s, jinja_arg(a, 0, NULL, JINJA_NONE_VALUE), true, false); }
-static jinja_value m_rstrip(jinja_run *r, jinja_value v, const jinja_args *a) { return jinja_strip(r, v.s, jinja_arg(a, 0, NULL, JINJA_NONE_VALUE), false, true); }
+static jinja_value m_strip(jinja_run *r, jinja_value v, const jinja_args *a) {
+    return jinja_strip(r, v.s, jinja_arg(a, 0, NULL, JINJA_NONE_VALUE), true, true);
+}
+static jinja_value m_lstrip(jinja_run *r, jinja_value v, const jinja_args *a) {
+    return jinja_strip(r, v.s, jinja_arg(a, 0, NULL, JINJA_NONE_VALUE), true, false);
+}
+static jinja_value m_rstrip(jinja_run *r, jinja_value v, const jinja_args *a) {
+    return jinja_strip(r, v.s, jinja_arg(a, 0, NULL, JINJA_NONE_VALUE), false, true);
+}
 
 jinja_value jinja_recase(jinja_run *r, const jinja_string *s, jinja_case how) {
     jinja_text t = {0};
@@ -104,10 +111,22 @@ jinja_value jinja_recase(jinja_run *r, const jinja_string *s, jinja_case how) {
     return jinja_text_end(r, &t);
 }
 
-static jinja_value m_upper(jinja_run *r, jinja_value v, const jinja_args *a) { (void)a; return jinja_recase(r, v.s, JINJA_CASE_UPPER); }
-static jinja_value m_lower(jinja_run *r, jinja_value v, const jinja_args *a) { (void)a; return jinja_recase(r, v.s, JINJA_CASE_LOWER); }
-static jinja_value m_title(jinja_run *r, jinja_value v, const jinja_args *a) { (void)a; return jinja_recase(r, v.s, JINJA_CASE_TITLE); }
-static jinja_value m_capitalize(jinja_run *r, jinja_value v, const jinja_args *a) { (void)a; return jinja_recase(r, v.s, JINJA_CASE_CAPITAL); }
+static jinja_value m_upper(jinja_run *r, jinja_value v, const jinja_args *a) {
+    (void)a;
+    return jinja_recase(r, v.s, JINJA_CASE_UPPER);
+}
+static jinja_value m_lower(jinja_run *r, jinja_value v, const jinja_args *a) {
+    (void)a;
+    return jinja_recase(r, v.s, JINJA_CASE_LOWER);
+}
+static jinja_value m_title(jinja_run *r, jinja_value v, const jinja_args *a) {
+    (void)a;
+    return jinja_recase(r, v.s, JINJA_CASE_TITLE);
+}
+static jinja_value m_capitalize(jinja_run *r, jinja_value v, const jinja_args *a) {
+    (void)a;
+    return jinja_recase(r, v.s, JINJA_CASE_CAPITAL);
+}
 
 /* At white space: runs of it separate, none at the ends. */
 static jinja_value split_space(jinja_run *r, const jinja_string *s, int64_t max) {
@@ -139,7 +158,8 @@ static jinja_value m_split(jinja_run *r, jinja_value v, const jinja_args *a) {
     jinja_value sep = jinja_arg(a, 0, "sep", JINJA_NONE_VALUE);
     int64_t max = arg_int(r, a, 1, "maxsplit", -1);
     if (sep.type == JINJA_NONE) return split_space(r, v.s, max);
-    if (sep.type != JINJA_STRING || !sep.s->n) return jinja_fail(r, FL_EINVAL, "split needs a separator that is not empty");
+    if (sep.type != JINJA_STRING || !sep.s->n)
+        return jinja_fail(r, FL_EINVAL, "split needs a separator that is not empty");
     jinja_value out = list_of(r);
     size_t begin = 0, i;
     while (!r->status && (max < 0 || out.l->n < max) && (i = find(r, v.s, begin, sep.s)) <= v.s->n) {
@@ -162,10 +182,12 @@ static jinja_value m_rsplit(jinja_run *r, jinja_value v, const jinja_args *a) {
     jinja_value sep = jinja_arg(a, 0, "sep", JINJA_NONE_VALUE);
     int64_t max = arg_int(r, a, 1, "maxsplit", -1);
     if (sep.type == JINJA_NONE && max < 0) return split_space(r, v.s, max);
-    if (sep.type != JINJA_STRING || !sep.s->n) return jinja_fail(r, FL_EINVAL, "rsplit needs a separator that is not empty");
+    if (sep.type != JINJA_STRING || !sep.s->n)
+        return jinja_fail(r, FL_EINVAL, "rsplit needs a separator that is not empty");
     jinja_value out = list_of(r);
     size_t end = v.s->n, i;
-    while (jinja_burn(r, 1 + v.s->n / 64) && (max < 0 || out.l->n < max) && (i = find_last(v.s, end, sep.s)) <= v.s->n) {
+    while (jinja_burn(r, 1 + v.s->n / 64) && (max < 0 || out.l->n < max) &&
+           (i = find_last(v.s, end, sep.s)) <= v.s->n) {
         push_slice(r, out, v.s, i + sep.s->n, end);
         end = i;
     }
@@ -202,15 +224,20 @@ static jinja_value partition(jinja_run *r, const jinja_string *s, const jinja_st
     return out;
 }
 
-static jinja_value m_partition(jinja_run *r, jinja_value v, const jinja_args *a) { return partition(r, v.s, want_string(r, a, 0), false); }
-static jinja_value m_rpartition(jinja_run *r, jinja_value v, const jinja_args *a) { return partition(r, v.s, want_string(r, a, 0), true); }
+static jinja_value m_partition(jinja_run *r, jinja_value v, const jinja_args *a) {
+    return partition(r, v.s, want_string(r, a, 0), false);
+}
+static jinja_value m_rpartition(jinja_run *r, jinja_value v, const jinja_args *a) {
+    return partition(r, v.s, want_string(r, a, 0), true);
+}
 
 static jinja_value affix(jinja_run *r, jinja_value v, const jinja_args *a, bool end) {
     jinja_value what = jinja_arg(a, 0, NULL, JINJA_NONE_VALUE);
     const jinja_list *l = what.type == JINJA_TUPLE ? what.l : NULL;
     for (uint32_t i = 0; i < (l ? l->n : 1) && !r->status; i++) {
         jinja_value x = l ? l->v[i] : what;
-        if (x.type != JINJA_STRING) return jinja_fail(r, FL_EINVAL, "startswith and endswith need a string, not %s", jinja_type_name(x));
+        if (x.type != JINJA_STRING)
+            return jinja_fail(r, FL_EINVAL, "startswith and endswith need a string, not %s", jinja_type_name(x));
         if (x.s->n <= v.s->n && at(v.s, end ? v.s->n - x.s->n : 0, x.s)) return jinja_bool(true);
     }
     return jinja_bool(false);
@@ -229,7 +256,8 @@ static jinja_value m_removesuffix(jinja_run *r, jinja_value v, const jinja_args 
     return jinja_string_slice(r, v.s, 0, s->n <= v.s->n && at(v.s, v.s->n - s->n, s) ? v.s->n - s->n : v.s->n);
 }
 
-jinja_value jinja_replace(jinja_run *r, const jinja_string *s, const jinja_string *old, const jinja_string *with, int64_t count) {
+jinja_value jinja_replace(jinja_run *r, const jinja_string *s, const jinja_string *old, const jinja_string *with,
+                          int64_t count) {
     jinja_text t = {0};
     size_t begin = 0, from = 0;
     for (int64_t k = 0; !r->status && (count < 0 || k < count); k++) {
@@ -258,8 +286,12 @@ static jinja_value position(jinja_run *r, const jinja_string *s, size_t i) {
     return jinja_int((int64_t)tok_utf8_count(s->p, i));
 }
 
-static jinja_value m_find(jinja_run *r, jinja_value v, const jinja_args *a) { return position(r, v.s, find(r, v.s, 0, want_string(r, a, 0))); }
-static jinja_value m_rfind(jinja_run *r, jinja_value v, const jinja_args *a) { return position(r, v.s, find_last(v.s, v.s->n, want_string(r, a, 0))); }
+static jinja_value m_find(jinja_run *r, jinja_value v, const jinja_args *a) {
+    return position(r, v.s, find(r, v.s, 0, want_string(r, a, 0)));
+}
+static jinja_value m_rfind(jinja_run *r, jinja_value v, const jinja_args *a) {
+    return position(r, v.s, find_last(v.s, v.s->n, want_string(r, a, 0)));
+}
 
 static jinja_value m_index(jinja_run *r, jinja_value v, const jinja_args *a) {
     jinja_value i = m_find(r, v, a);
@@ -278,7 +310,8 @@ static jinja_value m_join(jinja_run *r, jinja_value v, const jinja_args *a) {
     jinja_text t = {0};
     const jinja_list *l = jinja_items(r, jinja_arg(a, 0, NULL, JINJA_NONE_VALUE));
     for (uint32_t i = 0; l && i < l->n && !r->status; i++) {
-        if (l->v[i].type != JINJA_STRING) return jinja_fail(r, FL_EINVAL, "join needs strings, not %s", jinja_type_name(l->v[i]));
+        if (l->v[i].type != JINJA_STRING)
+            return jinja_fail(r, FL_EINVAL, "join needs strings, not %s", jinja_type_name(l->v[i]));
         if (i) jinja_text_string(r, &t, v.s);
         jinja_text_string(r, &t, l->v[i].s);
     }
@@ -298,10 +331,22 @@ static jinja_value all_chars(const jinja_string *s, bool (*is)(uint32_t c)) {
 static bool is_digit(uint32_t c) { return c >= '0' && c <= '9'; }
 static bool is_alpha(uint32_t c) { return jinja_upper(c) != jinja_lower(c) || c >= 0x370; }
 static bool is_alnum(uint32_t c) { return is_digit(c) || is_alpha(c); }
-static jinja_value m_isdigit(jinja_run *r, jinja_value v, const jinja_args *a) { (void)r, (void)a; return all_chars(v.s, is_digit); }
-static jinja_value m_isalpha(jinja_run *r, jinja_value v, const jinja_args *a) { (void)r, (void)a; return all_chars(v.s, is_alpha); }
-static jinja_value m_isalnum(jinja_run *r, jinja_value v, const jinja_args *a) { (void)r, (void)a; return all_chars(v.s, is_alnum); }
-static jinja_value m_isspace(jinja_run *r, jinja_value v, const jinja_args *a) { (void)r, (void)a; return all_chars(v.s, jinja_is_space); }
+static jinja_value m_isdigit(jinja_run *r, jinja_value v, const jinja_args *a) {
+    (void)r, (void)a;
+    return all_chars(v.s, is_digit);
+}
+static jinja_value m_isalpha(jinja_run *r, jinja_value v, const jinja_args *a) {
+    (void)r, (void)a;
+    return all_chars(v.s, is_alpha);
+}
+static jinja_value m_isalnum(jinja_run *r, jinja_value v, const jinja_args *a) {
+    (void)r, (void)a;
+    return all_chars(v.s, is_alnum);
+}
+static jinja_value m_isspace(jinja_run *r, jinja_value v, const jinja_args *a) {
+    (void)r, (void)a;
+    return all_chars(v.s, jinja_is_space);
+}
 
 /* One field of str.format(): "name!r:spec", the spec being [[fill]align][0][width][.precision][type]. */
 typedef struct {
@@ -372,11 +417,15 @@ static void format_field(jinja_run *r, jinja_text *t, const field *f, jinja_valu
     bool number = jinja_is_number(v) && !f->conversion;
     jinja_text own = {0};
     if (f->kind && f->kind != 's') {
-        if (!number) jinja_fail(r, FL_EINVAL, "format: %c needs a number, not %s", f->kind, jinja_type_name(v));
-        else v = format_number(r, f, v);
+        if (!number)
+            jinja_fail(r, FL_EINVAL, "format: %c needs a number, not %s", f->kind, jinja_type_name(v));
+        else
+            v = format_number(r, f, v);
     } else {
-        if (f->conversion == 'r') jinja_text_repr(r, &own, v);
-        else jinja_text_value(r, &own, v);
+        if (f->conversion == 'r')
+            jinja_text_repr(r, &own, v);
+        else
+            jinja_text_value(r, &own, v);
         v = jinja_text_end(r, &own);
     }
     if (r->status) return;
@@ -397,8 +446,10 @@ static jinja_value field_value(jinja_run *r, const field *f, uint32_t *next, con
     uint32_t k = n ? (uint32_t)small_number(&p) : (*next)++;
     bool number = !n || *p == '\0';
     if (strpbrk(f->name, ".[")) return jinja_fail(r, FL_EUNSUPPORTED, "format: {%s} is not supported", f->name);
-    jinja_value v = number ? (k < a->n ? a->v[k] : jinja_undefined("none")) : jinja_arg(a, UINT32_MAX, f->name, jinja_undefined("none"));
-    if (v.type == JINJA_UNDEFINED && v.hint) return jinja_fail(r, FL_EINVAL, "format: there is no argument for {%s}", f->name);
+    jinja_value v = number ? (k < a->n ? a->v[k] : jinja_undefined("none"))
+                           : jinja_arg(a, UINT32_MAX, f->name, jinja_undefined("none"));
+    if (v.type == JINJA_UNDEFINED && v.hint)
+        return jinja_fail(r, FL_EINVAL, "format: there is no argument for {%s}", f->name);
     return v;
 }
 
@@ -435,9 +486,12 @@ static jinja_value m_format(jinja_run *r, jinja_value v, const jinja_args *a) {
 static void format_one(jinja_run *r, jinja_text *t, const char *spec, char kind, jinja_value v) {
     char form[40], out[400];
     if (kind == 's' || kind == 'r') {
-        if (spec[1]) jinja_fail(r, FL_EUNSUPPORTED, "%%: a width for strings is not supported");
-        else if (kind == 's') jinja_text_value(r, t, v);
-        else jinja_text_repr(r, t, v);
+        if (spec[1])
+            jinja_fail(r, FL_EUNSUPPORTED, "%%: a width for strings is not supported");
+        else if (kind == 's')
+            jinja_text_value(r, t, v);
+        else
+            jinja_text_repr(r, t, v);
         return;
     }
     if (!jinja_is_number(v)) {
@@ -448,8 +502,13 @@ static void format_one(jinja_run *r, jinja_text *t, const char *spec, char kind,
     snprintf(form, sizeof form, "%s%s%c", spec, whole ? "ll" : "", kind);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    if (whole) snprintf(out, sizeof out, form, v.type == JINJA_FLOAT ? (long long)v.f : v.type == JINJA_BOOL ? (long long)v.b : (long long)v.i);
-    else snprintf(out, sizeof out, form, jinja_number(v));
+    if (whole)
+        snprintf(out, sizeof out, form,
+                 v.type == JINJA_FLOAT  ? (long long)v.f
+                 : v.type == JINJA_BOOL ? (long long)v.b
+                                        : (long long)v.i);
+    else
+        snprintf(out, sizeof out, form, jinja_number(v));
 #pragma GCC diagnostic pop
     jinja_text_puts(r, t, out);
 }
@@ -470,7 +529,8 @@ jinja_value jinja_format(jinja_run *r, const jinja_string *s, jinja_value args) 
             jinja_text_puts(r, &t, "%");
             continue;
         }
-        if (!kind || !strchr("srdixXofeEgGF", kind)) return jinja_fail(r, FL_EUNSUPPORTED, "%%: this conversion is not supported");
+        if (!kind || !strchr("srdixXofeEgGF", kind))
+            return jinja_fail(r, FL_EUNSUPPORTED, "%%: this conversion is not supported");
         bool many = args.type == JINJA_TUPLE;
         if (next >= (many ? args.l->n : 1)) return jinja_fail(r, FL_EINVAL, "%%: there are too few values");
         format_one(r, &t, spec, kind, many ? args.l->v[next] : args);
@@ -497,7 +557,8 @@ static jinja_value l_extend(jinja_run *r, jinja_value v, const jinja_args *a) {
 
 static jinja_value l_insert(jinja_run *r, jinja_value v, const jinja_args *a) {
     int64_t i = arg_int(r, a, 0, NULL, 0), n = v.l->n;
-    if (a->n != 2 || !jinja_list_push(r, v.l, JINJA_NONE_VALUE)) return jinja_fail(r, FL_EINVAL, "insert takes a place and a value");
+    if (a->n != 2 || !jinja_list_push(r, v.l, JINJA_NONE_VALUE))
+        return jinja_fail(r, FL_EINVAL, "insert takes a place and a value");
     if (i < 0) i = i + n < 0 ? 0 : i + n;
     if (i > n) i = n;
     jinja_burn(r, (uint64_t)(n - i) / 4);
@@ -555,9 +616,18 @@ static jinja_value view(jinja_run *r, const jinja_dict *d, const char *label, bo
     return out;
 }
 
-static jinja_value d_items(jinja_run *r, jinja_value v, const jinja_args *a) { (void)a; return view(r, v.d, "dict_items", true, true); }
-static jinja_value d_keys(jinja_run *r, jinja_value v, const jinja_args *a) { (void)a; return view(r, v.d, "dict_keys", true, false); }
-static jinja_value d_values(jinja_run *r, jinja_value v, const jinja_args *a) { (void)a; return view(r, v.d, "dict_values", false, true); }
+static jinja_value d_items(jinja_run *r, jinja_value v, const jinja_args *a) {
+    (void)a;
+    return view(r, v.d, "dict_items", true, true);
+}
+static jinja_value d_keys(jinja_run *r, jinja_value v, const jinja_args *a) {
+    (void)a;
+    return view(r, v.d, "dict_keys", true, false);
+}
+static jinja_value d_values(jinja_run *r, jinja_value v, const jinja_args *a) {
+    (void)a;
+    return view(r, v.d, "dict_values", false, true);
+}
 
 static jinja_value d_get(jinja_run *r, jinja_value v, const jinja_args *a) {
     if (!a->n) return jinja_fail(r, FL_EINVAL, "get needs a key");
@@ -576,7 +646,8 @@ static jinja_value d_setdefault(jinja_run *r, jinja_value v, const jinja_args *a
 
 static jinja_value d_update(jinja_run *r, jinja_value v, const jinja_args *a) {
     jinja_value with = jinja_arg(a, 0, NULL, JINJA_NONE_VALUE);
-    if (a->n && with.type != JINJA_DICT) return jinja_fail(r, FL_EINVAL, "update needs a dict, not %s", jinja_type_name(with));
+    if (a->n && with.type != JINJA_DICT)
+        return jinja_fail(r, FL_EINVAL, "update needs a dict, not %s", jinja_type_name(with));
     uint32_t n = a->n ? with.d->n : 0;
     for (uint32_t i = 0; i < n && !r->status; i++) jinja_dict_set(r, v.d, with.d->e[i].key, with.d->e[i].value);
     for (uint32_t i = 0; i < a->n_names && !r->status; i++) {
@@ -619,28 +690,63 @@ typedef struct {
 } entry;
 
 static const entry strings[] = {
-    {"strip", m_strip}, {"lstrip", m_lstrip}, {"rstrip", m_rstrip}, {"upper", m_upper}, {"lower", m_lower}, {"title", m_title},
-    {"capitalize", m_capitalize}, {"split", m_split}, {"rsplit", m_rsplit}, {"splitlines", m_splitlines}, {"partition", m_partition},
-    {"rpartition", m_rpartition}, {"startswith", m_startswith}, {"endswith", m_endswith}, {"removeprefix", m_removeprefix},
-    {"removesuffix", m_removesuffix}, {"replace", m_replace}, {"find", m_find}, {"rfind", m_rfind}, {"index", m_index},
-    {"count", m_count}, {"join", m_join}, {"isdigit", m_isdigit}, {"isalpha", m_isalpha}, {"isalnum", m_isalnum},
-    {"isspace", m_isspace}, {"isnumeric", m_isdigit}, {"isdecimal", m_isdigit}, {"format", m_format}, {"center", refuse},
-    {"ljust", refuse}, {"rjust", refuse}, {"zfill", refuse}, {"encode", refuse}, {"expandtabs", refuse}, {"swapcase", refuse},
-    {"casefold", m_lower}, {NULL, NULL},
+    {"strip", m_strip},
+    {"lstrip", m_lstrip},
+    {"rstrip", m_rstrip},
+    {"upper", m_upper},
+    {"lower", m_lower},
+    {"title", m_title},
+    {"capitalize", m_capitalize},
+    {"split", m_split},
+    {"rsplit", m_rsplit},
+    {"splitlines", m_splitlines},
+    {"partition", m_partition},
+    {"rpartition", m_rpartition},
+    {"startswith", m_startswith},
+    {"endswith", m_endswith},
+    {"removeprefix", m_removeprefix},
+    {"removesuffix", m_removesuffix},
+    {"replace", m_replace},
+    {"find", m_find},
+    {"rfind", m_rfind},
+    {"index", m_index},
+    {"count", m_count},
+    {"join", m_join},
+    {"isdigit", m_isdigit},
+    {"isalpha", m_isalpha},
+    {"isalnum", m_isalnum},
+    {"isspace", m_isspace},
+    {"isnumeric", m_isdigit},
+    {"isdecimal", m_isdigit},
+    {"format", m_format},
+    {"center", refuse},
+    {"ljust", refuse},
+    {"rjust", refuse},
+    {"zfill", refuse},
+    {"encode", refuse},
+    {"expandtabs", refuse},
+    {"swapcase", refuse},
+    {"casefold", m_lower},
+    {NULL, NULL},
 };
 static const entry lists[] = {
-    {"append", l_append}, {"extend", l_extend}, {"insert", l_insert}, {"pop", l_pop}, {"index", l_index}, {"count", l_count},
-    {"copy", l_copy}, {"sort", refuse}, {"reverse", refuse}, {"clear", refuse}, {"remove", refuse}, {NULL, NULL},
+    {"append", l_append}, {"extend", l_extend}, {"insert", l_insert}, {"pop", l_pop},
+    {"index", l_index},   {"count", l_count},   {"copy", l_copy},     {"sort", refuse},
+    {"reverse", refuse},  {"clear", refuse},    {"remove", refuse},   {NULL, NULL},
 };
 static const entry tuples[] = {{"index", l_index}, {"count", l_count}, {NULL, NULL}};
 static const entry dicts[] = {
-    {"items", d_items}, {"keys", d_keys}, {"values", d_values}, {"get", d_get}, {"setdefault", d_setdefault}, {"update", d_update},
-    {"pop", d_pop}, {"copy", d_copy}, {"clear", refuse}, {"popitem", refuse}, {"fromkeys", refuse}, {NULL, NULL},
+    {"items", d_items},   {"keys", d_keys}, {"values", d_values}, {"get", d_get},    {"setdefault", d_setdefault},
+    {"update", d_update}, {"pop", d_pop},   {"copy", d_copy},     {"clear", refuse}, {"popitem", refuse},
+    {"fromkeys", refuse}, {NULL, NULL},
 };
 
 static method *lookup(jinja_value v, const char *name) {
-    const entry *e = v.type == JINJA_STRING ? strings : v.type == JINJA_LIST ? lists : v.type == JINJA_TUPLE ? tuples
-                     : v.type == JINJA_DICT ? dicts : NULL;
+    const entry *e = v.type == JINJA_STRING  ? strings
+                     : v.type == JINJA_LIST  ? lists
+                     : v.type == JINJA_TUPLE ? tuples
+                     : v.type == JINJA_DICT  ? dicts
+                                             : NULL;
     for (; e && e->name; e++)
         if (strcmp(e->name, name) == 0) return e->run;
     return NULL;

@@ -76,7 +76,10 @@ static bool take_name(parser *p, const char *word) {
 
 static const char *shown(const parser *p) {
     switch (p->t->type) {
-        case TOKEN_EOF: case TOKEN_DATA: case TOKEN_PRINT: case TOKEN_BLOCK: return "end of code";
+        case TOKEN_EOF:
+        case TOKEN_DATA:
+        case TOKEN_PRINT:
+        case TOKEN_BLOCK: return "end of code";
         case TOKEN_PRINT_END: return "}}";
         case TOKEN_BLOCK_END: return "%}";
         default: return NULL;
@@ -98,8 +101,10 @@ static bool want_op(parser *p, int op) {
 
 static void want_block_end(parser *p) {
     if (p->failed) return;
-    if (p->t->type != TOKEN_BLOCK_END) unexpected(p, "%}");
-    else next(p);
+    if (p->t->type != TOKEN_BLOCK_END)
+        unexpected(p, "%}");
+    else
+        next(p);
 }
 
 static jinja_node *make(parser *p, jinja_node_type type, jinja_node *a, jinja_node *b) {
@@ -194,9 +199,12 @@ static jinja_node *parse_word(parser *p) {
     static const struct {
         const char *word;
         jinja_value value;
-    } words[] = {{"true", {.type = JINJA_BOOL, .b = true}},   {"True", {.type = JINJA_BOOL, .b = true}},
-                 {"false", {.type = JINJA_BOOL, .b = false}}, {"False", {.type = JINJA_BOOL, .b = false}},
-                 {"none", {.type = JINJA_NONE}},              {"None", {.type = JINJA_NONE}}};
+    } words[] = {{"true", {.type = JINJA_BOOL, .b = true}},
+                 {"True", {.type = JINJA_BOOL, .b = true}},
+                 {"false", {.type = JINJA_BOOL, .b = false}},
+                 {"False", {.type = JINJA_BOOL, .b = false}},
+                 {"none", {.type = JINJA_NONE}},
+                 {"None", {.type = JINJA_NONE}}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (!is_name(p, words[i].word)) continue;
         jinja_node *n = make(p, NODE_CONST, NULL, NULL);
@@ -215,7 +223,8 @@ static jinja_node *parse_primary(parser *p) {
     switch (p->t->type) {
         case TOKEN_NAME: n = parse_word(p); break;
         case TOKEN_STRING: n = parse_string(p); break;
-        case TOKEN_INT: case TOKEN_FLOAT: n = parse_number(p); break;
+        case TOKEN_INT:
+        case TOKEN_FLOAT: n = parse_number(p); break;
         default:
             if (is_op(p, '[')) {
                 n = parse_items(p, NODE_LIST, ']');
@@ -322,7 +331,9 @@ static jinja_node *parse_filter(parser *p, jinja_node *of) {
 static bool begins_argument(const parser *p) {
     switch (p->t->type) {
         case TOKEN_NAME: return !is_name(p, "else") && !is_name(p, "or") && !is_name(p, "and") && !is_name(p, "if");
-        case TOKEN_STRING: case TOKEN_INT: case TOKEN_FLOAT: return true;
+        case TOKEN_STRING:
+        case TOKEN_INT:
+        case TOKEN_FLOAT: return true;
         default: return is_op(p, '[') || is_op(p, '{');
     }
 }
@@ -410,11 +421,15 @@ static jinja_node *parse_binary(parser *p, int level) {
 enum { OP_IN = 1, OP_NOT_IN = 2 };
 
 static int compare_op(parser *p) {
-    static const int ops[] = {JINJA_OP2('=', '='), JINJA_OP2('!', '='), JINJA_OP2('<', '='), JINJA_OP2('>', '='), '<', '>', 0};
+    static const int ops[] = {
+        JINJA_OP2('=', '='), JINJA_OP2('!', '='), JINJA_OP2('<', '='), JINJA_OP2('>', '='), '<', '>', 0};
     int op = 0;
-    if (is_any(p, ops)) op = p->t->op;
-    else if (is_name(p, "in")) op = OP_IN;
-    else if (is_name(p, "not") && is_word(p->t + 1, "in")) op = OP_NOT_IN;
+    if (is_any(p, ops))
+        op = p->t->op;
+    else if (is_name(p, "in"))
+        op = OP_IN;
+    else if (is_name(p, "not") && is_word(p->t + 1, "in"))
+        op = OP_NOT_IN;
     if (op) next(p);
     if (op == OP_NOT_IN) next(p);
     return op;
@@ -465,7 +480,8 @@ static jinja_node *parse_expression(parser *p) {
 }
 
 static bool ends_tuple(const parser *p) {
-    return p->t->type == TOKEN_PRINT_END || p->t->type == TOKEN_BLOCK_END || is_op(p, ')') || is_name(p, "if") || is_name(p, "recursive");
+    return p->t->type == TOKEN_PRINT_END || p->t->type == TOKEN_BLOCK_END || is_op(p, ')') || is_name(p, "if") ||
+           is_name(p, "recursive");
 }
 
 /* One expression, or a tuple of them when there is a comma. */
@@ -574,8 +590,10 @@ static jinja_node *parse_for(parser *p) {
 /* SET: a target (NAME, TUPLE, ATTR of a namespace), b the value. SET_BLOCK: a target, b body, c the filters. */
 static jinja_node *parse_set(parser *p) {
     jinja_node *target;
-    if (p->t->type == TOKEN_NAME && p->t[1].type == TOKEN_OP && p->t[1].op == '.') target = parse_dot(p, parse_word(p));
-    else target = parse_target(p);
+    if (p->t->type == TOKEN_NAME && p->t[1].type == TOKEN_OP && p->t[1].op == '.')
+        target = parse_dot(p, parse_word(p));
+    else
+        target = parse_target(p);
     if (!p->failed && take_op(p, '=')) {
         jinja_node *value = parse_tuple(p, true);
         want_block_end(p);
