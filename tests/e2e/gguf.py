@@ -147,6 +147,7 @@ def llama(seed=1, kind="Q8_0", context=512, template=CHATML):
         keys["tokenizer.chat_template"] = template
     tensors = {"token_embd.weight": (kind, [d, len(tokens)], random_blocks(rng, kind, d * len(tokens), 1.0))}
     blocks(rng, tensors, layers, d, heads, kv_heads, d // heads, ff, kind, False)
+    tensors["output.weight"] = kind, [d, len(tokens)], random_blocks(rng, kind, d * len(tokens), 0.25)
     return Model(keys, tensors)
 
 
@@ -174,6 +175,6 @@ def gemma3(seed=2, kind="Q8_0", context=512):
         "tokenizer.ggml.padding_token_id": 0, "tokenizer.ggml.add_bos_token": True,
         "tokenizer.ggml.add_space_prefix": False,
     }
-    tensors = {"token_embd.weight": (kind, [d, len(tokens)], random_blocks(rng, kind, d * len(tokens), 1.0))}
+    tensors = {"token_embd.weight": (kind, [d, len(tokens)], random_blocks(rng, kind, d * len(tokens), 0.15))}
     blocks(rng, tensors, layers, d, heads, kv_heads, d_k, ff, kind, True)
     return Model(keys, tensors)

@@ -37,4 +37,4 @@ class Bench(Case):
         self.assertEqual(run(*args).stderr, b"")
 
     def test_too_long(self):
-        self.refused(2, ["512", "context"], "bench", tiny(), "-p", "1k", "-n", "0", "-r", "1")
+        self.refused(2, ["512"], "bench", tiny(), "-p", "1k", "-n", "0", "-r", "1")

@@ -68,7 +68,9 @@ class Real:
             self.assertEqual(out["tokens"][:n], wanted[:n], p["name"])
             if steps == len(p["greedy"]) and len(p["greedy"]) <= self.n_tokens:
                 self.assertEqual(out["finish_reason"], p["finish_reason"], p["name"])
-                self.assertEqual(out["text"], p["greedy_text"], p["name"])
+                # The recording's decoder drops the blank of ", 1"; blanks are compared through the ids.
+                self.assertEqual(out["text"].replace(" ", ""), p["greedy_text"].replace(" ", ""), p["name"])
+                self.assertEqual(self.ok("detokenize", self.model, ids_text(out["tokens"])).decode(), out["text"])
 
     def test_quantised_activations(self):
         t = self.expect["texts"][0]

@@ -54,12 +54,11 @@ class SameBits(Case):
         rng = random.Random(6)
         ids = [rng.randrange(3, 259) for _ in range(70)]
         for compute in ("bf16", "f32"):
-            for cache in ("bf16", "f32"):
-                fixed = ["--compute", compute, "--kv-cache-dtype", cache]
-                wanted = self.logits(tiny("gemma3"), ids, *fixed)
-                for seed in range(4):
-                    args = self.combination(random.Random(seed), tiny("gemma3"), 70)
-                    self.assertTrue(self.logits(tiny("gemma3"), ids, *fixed, *args) == wanted, [*fixed, *args])
+            wanted = self.logits(tiny("gemma3"), ids, "--compute", compute)
+            self.assertFalse(wanted == self.logits(tiny("gemma3"), ids), "the profile changes nothing")
+            for seed in range(6):
+                args = self.combination(random.Random(seed), tiny("gemma3"), 70)
+                self.assertTrue(self.logits(tiny("gemma3"), ids, "--compute", compute, *args) == wanted, [compute, *args])
 
     def test_seeded_combinations(self):
         for seed in range(20):
