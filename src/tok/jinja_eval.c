@@ -402,10 +402,7 @@ static jinja_value call_strftime(jinja_run *r, const jinja_args *a) {
     timegm(&tm); /* fills in the day of the week and of the year */
     memcpy(text, format.s->p, format.s->n);
     text[format.s->n] = '\0';
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
     size_t n = strftime(out, sizeof out, text, &tm);
-#pragma GCC diagnostic pop
     return jinja_string_new(r, out, n);
 }
 

@@ -503,8 +503,6 @@ static void format_one(jinja_run *r, jinja_text *t, const char *spec, char kind,
     }
     bool whole = strchr("dixXo", kind) != NULL;
     snprintf(form, sizeof form, "%s%s%c", spec, whole ? "ll" : "", kind);
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
     if (whole)
         snprintf(out, sizeof out, form,
                  v.type == JINJA_FLOAT  ? (long long)v.f
@@ -512,7 +510,6 @@ static void format_one(jinja_run *r, jinja_text *t, const char *spec, char kind,
                                         : (long long)v.i);
     else
         snprintf(out, sizeof out, form, jinja_number(v));
-#pragma GCC diagnostic pop
     jinja_text_puts(r, t, out);
 }
 

@@ -6,6 +6,9 @@
  * equals. A character that is no piece becomes the tokens of its bytes, or else the unknown
  * token (one for a run of them). Unused pieces serve as steps to longer ones and are taken apart
  * again at the end, the way the last pair seen for them was joined.
+ *
+ * No merge reaches over a blank that follows a byte which no piece has before a blank, so that
+ * the text is cut there and each part merged by itself: the same result with small heaps.
  * Source: google/sentencepiece, src/bpe_model.cc.
  */
 #include "tok/tok_int.h"
@@ -57,6 +60,8 @@ static fl_status add_token(tok *t, uint32_t i, tok_text x, fl_err *err) {
         tok_map_add(&t->map, &t->table, i);
         if (n > t->piece_bytes_max) t->piece_bytes_max = (uint32_t)n;
         if (t->types[i] == TOK_UNUSED) t->has_unused = true;
+        for (size_t k = 1; k < n; k++)
+            if (at[k] == ' ') t->before_blank[(uint8_t)at[k - 1]] = true;
     }
     return FL_OK;
 }
@@ -150,12 +155,30 @@ static bool put_symbols(const tok_merge *m, tok_ids *out) {
     return true;
 }
 
+static size_t segment_end(const tok *t, const char *text, size_t begin, size_t n) {
+    for (size_t i = begin + 1; i < n; i++)
+        if (text[i] == ' ' && !t->before_blank[(uint8_t)text[i - 1]]) return i;
+    return n;
+}
+
+static bool encode_segment(tok_merge *m, size_t begin, size_t end, tok_ids *out) {
+    if (!tok_merge_reserve(m, end - begin)) return false;
+    for (size_t i = begin; i < end;) {
+        size_t len = 0;
+        uint32_t id = tok_match_at(&m->t->user, m->text + i, end - i, &len);
+        if (id == TOK_NONE) len = (size_t)tok_utf8_char((const uint8_t *)m->text + i, end - i);
+        tok_merge_push(m, id, (uint32_t)i, (uint32_t)len, id != TOK_NONE);
+        i += len;
+    }
+    return tok_merge_run(m, find_pair) && put_symbols(m, out);
+}
+
 fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char *text, size_t n, tok_ids *out, fl_err *err) {
     const tok *t = m->t;
     size_t base = out->n;
     if (!n) return FL_OK;
     scratch->len = 0;
-    if (!base_buf_reserve(scratch, n + 1) || !tok_merge_reserve(m, n + 1)) goto no_memory;
+    if (!base_buf_reserve(scratch, n + 1)) goto no_memory;
     if (t->has_unused && !m->unused_left) {
         m->unused_left = base_calloc(t->n_vocab, sizeof *m->unused_left);
         if (!m->unused_left) goto no_memory;
@@ -163,14 +186,10 @@ fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char *text, size
     if (t->add_space_prefix) scratch->data[scratch->len++] = ' ';
     scratch->len += tok_spm_blanks(text, n, scratch->data + scratch->len);
     m->text = scratch->data;
-    for (size_t i = 0; i < scratch->len;) {
-        size_t len = 0;
-        uint32_t id = tok_match_at(&t->user, m->text + i, scratch->len - i, &len);
-        if (id == TOK_NONE) len = (size_t)tok_utf8_char((const uint8_t *)m->text + i, scratch->len - i);
-        tok_merge_push(m, id, (uint32_t)i, (uint32_t)len, id != TOK_NONE);
-        i += len;
+    for (size_t begin = 0, end; begin < scratch->len; begin = end) {
+        end = segment_end(t, m->text, begin, scratch->len);
+        if (!encode_segment(m, begin, end, out)) goto no_memory;
     }
-    if (!tok_merge_run(m, find_pair) || !put_symbols(m, out)) goto no_memory;
     return FL_OK;
 
 no_memory:

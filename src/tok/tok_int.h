@@ -149,6 +149,7 @@ struct tok {
     float *scores;  /* [n_vocab] */
     uint32_t piece_bytes_max;
     bool has_unused;
+    bool before_blank[256]; /* bytes that some piece has directly before a blank */
 };
 
 #endif
