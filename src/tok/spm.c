@@ -20,14 +20,17 @@
 #include <string.h>
 
 size_t tok_spm_blanks(const char *text, size_t n, char *out) {
-    size_t k = 0;
-    for (size_t i = 0; i < n;) {
-        if (i + 3 <= n && memcmp(text + i, "\xe2\x96\x81", 3) == 0) {
-            out[k++] = ' ';
-            i += 3;
-        } else {
-            out[k++] = text[i++];
-        }
+    size_t k = 0, i = 0;
+    while (i < n) {
+        const char *sign = memchr(text + i, 0xe2, n - i); /* the first byte of U+2581 */
+        size_t run = sign ? (size_t)(sign - text) - i : n - i;
+        memcpy(out + k, text + i, run);
+        k += run;
+        i += run;
+        if (!sign) break;
+        bool blank = i + 3 <= n && memcmp(text + i, "\xe2\x96\x81", 3) == 0;
+        out[k++] = blank ? ' ' : text[i];
+        i += blank ? 3 : 1;
     }
     return k;
 }
@@ -60,8 +63,8 @@ static fl_status add_token(tok *t, uint32_t i, tok_text x, fl_err *err) {
         tok_map_add(&t->map, &t->table, i);
         if (n > t->piece_bytes_max) t->piece_bytes_max = (uint32_t)n;
         if (t->types[i] == TOK_UNUSED) t->has_unused = true;
-        for (size_t k = 1; k < n; k++)
-            if (at[k] == ' ') t->before_blank[(uint8_t)at[k - 1]] = true;
+        for (const char *b = at; n > 1 && (b = memchr(b + 1, ' ', (size_t)(at + n - b) - 1)) != NULL;)
+            t->before_blank[(uint8_t)b[-1]] = true;
     }
     return FL_OK;
 }
