@@ -60,7 +60,6 @@ static fl_status add_token(tok *t, uint32_t i, tok_text x, fl_err *err) {
     }
     tok_table_end(&t->table, n);
     if (t->types[i] == TOK_NORMAL || t->types[i] == TOK_USER_DEFINED || t->types[i] == TOK_UNUSED) {
-        tok_map_add(&t->map, &t->table, i);
         if (n > t->piece_bytes_max) t->piece_bytes_max = (uint32_t)n;
         if (t->types[i] == TOK_UNUSED) t->has_unused = true;
         for (const char *b = at; n > 1 && (b = memchr(b + 1, ' ', (size_t)(at + n - b) - 1)) != NULL;)
@@ -82,6 +81,7 @@ fl_status tok_spm_open(tok *t, const tok_source *src, fl_err *err) {
         fl_status st = add_token(t, i, src->texts[i], err);
         if (st != FL_OK) return st;
     }
+    tok_map_fill(&t->map, &t->table, t->types, 1u << TOK_NORMAL | 1u << TOK_USER_DEFINED | 1u << TOK_UNUSED);
     if (!tok_match_init(&t->user, &t->table, t->types, 1u << TOK_USER_DEFINED))
         return fl_fail(err, FL_ENOMEM, "user-defined tokens");
     return FL_OK;
