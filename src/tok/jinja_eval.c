@@ -90,19 +90,19 @@ static size_t char_end(const jinja_string *s, size_t at) {
 }
 
 static jinja_value item_at(jinja_run *r, jinja_value v, int64_t i) {
+    if (v.type == JINJA_STRING && !jinja_burn(r, v.s->n / 32)) return JINJA_UNDEFINED_VALUE;
     int64_t n = v.type == JINJA_STRING ? (int64_t)tok_utf8_count(v.s->p, v.s->n) : v.l->n;
     if (i < 0) i += n;
     if (i < 0 || i >= n) return jinja_undefined("an element beyond the end");
     if (v.type != JINJA_STRING) return v.l->v[i];
     size_t at = char_offset(v.s, i);
-    jinja_burn(r, v.s->n / 64);
     return jinja_string_slice(r, v.s, at, char_end(v.s, at));
 }
 
 jinja_value jinja_get_item(jinja_run *r, jinja_value v, jinja_value key) {
     if (v.type == JINJA_UNDEFINED) return missing(r, v);
     if (v.type == JINJA_DICT) {
-        const jinja_entry *e = jinja_dict_find(v.d, key);
+        const jinja_entry *e = jinja_dict_get(r, v.d, key);
         if (e) return e->value;
     }
     bool indexed = v.type == JINJA_STRING || v.type == JINJA_LIST || v.type == JINJA_TUPLE ||
@@ -132,7 +132,6 @@ static jinja_value slice_string(jinja_run *r, const jinja_string *s, int64_t beg
     if (step == 1) {
         if (begin >= end) return jinja_string_new(r, "", 0);
         bool ascii = (size_t)n == s->n;
-        jinja_burn(r, s->n / 64);
         return jinja_string_slice(r, s, ascii ? (size_t)begin : char_offset(s, begin),
                                   ascii ? (size_t)end : char_offset(s, end));
     }
@@ -151,6 +150,7 @@ static jinja_value eval_slice(jinja_run *r, const jinja_node *node) {
     if (v.type == JINJA_UNDEFINED) return missing(r, v);
     if (v.type != JINJA_STRING && v.type != JINJA_LIST && v.type != JINJA_TUPLE && v.type != JINJA_VIEW)
         return jinja_undefined("a slice");
+    if (v.type == JINJA_STRING && !jinja_burn(r, v.s->n / 32)) return JINJA_UNDEFINED_VALUE;
     int64_t n = v.type == JINJA_STRING ? (int64_t)tok_utf8_count(v.s->p, v.s->n) : v.l->n;
     int64_t step = part[2].type == JINJA_NONE ? 1 : part[2].type == JINJA_INT ? part[2].i : 0;
     if (step == 0)
@@ -402,10 +402,7 @@ static jinja_value call_strftime(jinja_run *r, const jinja_args *a) {
     timegm(&tm); /* fills in the day of the week and of the year */
     memcpy(text, format.s->p, format.s->n);
     text[format.s->n] = '\0';
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
     size_t n = strftime(out, sizeof out, text, &tm);
-#pragma GCC diagnostic pop
     return jinja_string_new(r, out, n);
 }
 

@@ -41,7 +41,7 @@ bool jinja_burn(jinja_run *r, uint64_t n) {
 
 jinja_value jinja_lookup(jinja_run *r, const char *name) {
     for (const jinja_scope *s = r->scope; s; s = s->parent) {
-        if (!jinja_burn(r, 1)) return JINJA_UNDEFINED_VALUE;
+        if (!jinja_burn(r, 1 + s->n / 8)) return JINJA_UNDEFINED_VALUE;
         for (uint32_t i = 0; i < s->n; i++)
             if (strcmp(s->v[i].name, name) == 0) return s->v[i].value;
     }
@@ -50,6 +50,7 @@ jinja_value jinja_lookup(jinja_run *r, const char *name) {
 
 bool jinja_assign(jinja_run *r, const char *name, jinja_value v) {
     jinja_scope *s = r->scope;
+    if (!jinja_burn(r, s->n / 8)) return false;
     for (uint32_t i = 0; i < s->n; i++)
         if (strcmp(s->v[i].name, name) == 0) {
             s->v[i].value = v;
@@ -191,22 +192,13 @@ static void bind(jinja_run *r, const jinja_node *n, const jinja_args *a) {
     jinja_assign(r, "kwargs", named);
 }
 
-/* Whether a name is used in the tree; depth is that of the tree. */
-static bool uses(const jinja_node *n, const char *name, uint32_t depth) {
-    if (!n || depth > JINJA_FRAMES_MAX) return false;
-    if (n->type == NODE_NAME && strcmp(n->name, name) == 0) return true;
-    for (uint32_t i = 0; i < n->n; i++)
-        if (uses(n->list[i], name, depth + 1)) return true;
-    return uses(n->a, name, depth + 1) || uses(n->b, name, depth + 1) || uses(n->c, name, depth + 1);
-}
-
 static bool check_call(jinja_run *r, const jinja_node *n, const jinja_args *a) {
-    if (a->n > n->n && !uses(n->b, "varargs", 0))
+    if (a->n > n->n && !(n->op & JINJA_MACRO_VARARGS))
         jinja_fail(r, FL_EINVAL, "macro %.60s takes at most %u arguments", n->name, n->n);
     for (uint32_t k = 0; k < a->n_names && !r->status; k++) {
         bool known = strcmp(a->names[k], "caller") == 0;
         for (uint32_t i = 0; i < n->n; i++) known = known || strcmp(n->list[i]->name, a->names[k]) == 0;
-        if (!known && !uses(n->b, "kwargs", 0))
+        if (!known && !(n->op & JINJA_MACRO_KWARGS))
             jinja_fail(r, FL_EINVAL, "macro %.60s takes no argument \"%.60s\"", n->name, a->names[k]);
     }
     return !r->status;
@@ -215,6 +207,7 @@ static bool check_call(jinja_run *r, const jinja_node *n, const jinja_args *a) {
 jinja_value jinja_call_macro(jinja_run *r, const jinja_macro *m, const jinja_args *a) {
     if (r->depth >= JINJA_DEPTH_MAX)
         return jinja_fail(r, FL_ENOMEM, "macros call each other deeper than %d", JINJA_DEPTH_MAX);
+    if (!jinja_burn(r, ((uint64_t)m->node->n + 1) * (a->n_names + 1) / 8)) return JINJA_UNDEFINED_VALUE;
     if (!check_call(r, m->node, a)) return JINJA_UNDEFINED_VALUE;
     jinja_scope *scope = r->scope;
     jinja_value v = JINJA_UNDEFINED_VALUE;

@@ -48,6 +48,7 @@ static jinja_value f_tojson(jinja_run *r, jinja_value v, const jinja_args *a) {
 
 static jinja_value f_length(jinja_run *r, jinja_value v, const jinja_args *a) {
     (void)a;
+    if (v.type == JINJA_STRING) jinja_burn(r, v.s->n / 64);
     switch (v.type) {
         case JINJA_STRING: return jinja_int((int64_t)tok_utf8_count(v.s->p, v.s->n));
         case JINJA_LIST:

@@ -174,6 +174,9 @@ struct jinja_node {
     bool flag;
 };
 
+/* op of a MACRO: its body looks at arguments beyond its parameters. */
+enum { JINJA_MACRO_VARARGS = 1, JINJA_MACRO_KWARGS = 2 };
+
 struct jinja {
     base_arena arena;
     jinja_node *body;
@@ -262,6 +265,8 @@ bool jinja_list_push(jinja_run *r, jinja_list *l, jinja_value v);
 jinja_value jinja_dict_new(jinja_run *r);
 bool jinja_dict_set(jinja_run *r, jinja_dict *d, jinja_value key, jinja_value value);
 const jinja_entry *jinja_dict_find(const jinja_dict *d, jinja_value key);
+/* As jinja_dict_find(), and pays for hashing a long key. */
+const jinja_entry *jinja_dict_get(jinja_run *r, const jinja_dict *d, jinja_value key);
 const jinja_entry *jinja_dict_find_name(const jinja_dict *d, const char *name);
 bool jinja_is_list(jinja_value v);   /* list, tuple, view or generator */
 bool jinja_is_number(jinja_value v); /* bool, int, float */

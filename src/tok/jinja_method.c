@@ -39,9 +39,9 @@ static size_t find(jinja_run *r, const jinja_string *s, size_t i, const jinja_st
     return p ? (size_t)(p - s->p) : s->n + 1;
 }
 
-static size_t find_last(const jinja_string *s, size_t end, const jinja_string *what) {
+static size_t find_last(jinja_run *r, const jinja_string *s, size_t end, const jinja_string *what) {
     for (size_t i = end >= what->n ? end - what->n + 1 : 0; i-- > 0;)
-        if (at(s, i, what)) return i;
+        if (!jinja_burn(r, 1 + what->n / 64) || at(s, i, what)) return i;
     return s->n + 1;
 }
 
@@ -68,12 +68,13 @@ jinja_value jinja_strip(jinja_run *r, const jinja_string *s, jinja_value chars, 
     if (chars.type != JINJA_NONE && chars.type != JINJA_STRING)
         return jinja_fail(r, FL_EINVAL, "strip needs a string, not %s", jinja_type_name(chars));
     const jinja_string *set = chars.type == JINJA_STRING ? chars.s : NULL;
-    while (left && begin < end && jinja_burn(r, 1)) {
+    uint64_t cost = 1 + (set ? set->n / 16 : 0);
+    while (left && begin < end && jinja_burn(r, cost)) {
         uint32_t c = tok_utf8_get(p + begin, &len);
         if (!strips(set, p + begin, len, c)) break;
         begin += (size_t)len;
     }
-    while (right && end > begin && jinja_burn(r, 1)) {
+    while (right && end > begin && jinja_burn(r, cost)) {
         size_t i = end - 1;
         while (i > begin && (p[i] & 0xc0) == 0x80) i--;
         uint32_t c = tok_utf8_get(p + i, &len);
@@ -187,7 +188,7 @@ static jinja_value m_rsplit(jinja_run *r, jinja_value v, const jinja_args *a) {
     jinja_value out = list_of(r);
     size_t end = v.s->n, i;
     while (jinja_burn(r, 1 + v.s->n / 64) && (max < 0 || out.l->n < max) &&
-           (i = find_last(v.s, end, sep.s)) <= v.s->n) {
+           (i = find_last(r, v.s, end, sep.s)) <= v.s->n) {
         push_slice(r, out, v.s, i + sep.s->n, end);
         end = i;
     }
@@ -201,6 +202,7 @@ static jinja_value m_splitlines(jinja_run *r, jinja_value v, const jinja_args *a
     (void)a;
     jinja_value out = list_of(r);
     size_t begin = 0;
+    jinja_burn(r, v.s->n / 16);
     for (size_t i = 0; i < v.s->n && !r->status; i++) {
         if (v.s->p[i] != '\n' && v.s->p[i] != '\r') continue;
         push_slice(r, out, v.s, begin, i);
@@ -214,7 +216,7 @@ static jinja_value m_splitlines(jinja_run *r, jinja_value v, const jinja_args *a
 static jinja_value partition(jinja_run *r, const jinja_string *s, const jinja_string *sep, bool last) {
     jinja_value out = jinja_list_new(r, JINJA_TUPLE, 3);
     if (!sep->n) return jinja_fail(r, FL_EINVAL, "partition needs a separator that is not empty");
-    size_t i = last ? find_last(s, s->n, sep) : find(r, s, 0, sep);
+    size_t i = last ? find_last(r, s, s->n, sep) : find(r, s, 0, sep);
     if (r->status) return out;
     bool found = i <= s->n;
     size_t cut = found ? i : last ? 0 : s->n, after = found ? i + sep->n : cut;
@@ -290,7 +292,7 @@ static jinja_value m_find(jinja_run *r, jinja_value v, const jinja_args *a) {
     return position(r, v.s, find(r, v.s, 0, want_string(r, a, 0)));
 }
 static jinja_value m_rfind(jinja_run *r, jinja_value v, const jinja_args *a) {
-    return position(r, v.s, find_last(v.s, v.s->n, want_string(r, a, 0)));
+    return position(r, v.s, find_last(r, v.s, v.s->n, want_string(r, a, 0)));
 }
 
 static jinja_value m_index(jinja_run *r, jinja_value v, const jinja_args *a) {
@@ -301,6 +303,7 @@ static jinja_value m_index(jinja_run *r, jinja_value v, const jinja_args *a) {
 static jinja_value m_count(jinja_run *r, jinja_value v, const jinja_args *a) {
     const jinja_string *what = want_string(r, a, 0);
     int64_t count = 0;
+    if (!jinja_burn(r, v.s->n / 64)) return JINJA_UNDEFINED_VALUE;
     if (!what->n) return jinja_int((int64_t)tok_utf8_count(v.s->p, v.s->n) + 1);
     for (size_t i = 0; !r->status && (i = find(r, v.s, i, what)) <= v.s->n; i += what->n) count++;
     return jinja_int(count);
@@ -319,8 +322,8 @@ static jinja_value m_join(jinja_run *r, jinja_value v, const jinja_args *a) {
 }
 
 /* Whether all characters are of a kind and there is one. */
-static jinja_value all_chars(const jinja_string *s, bool (*is)(uint32_t c)) {
-    for (size_t i = 0; i < s->n;) {
+static jinja_value all_chars(jinja_run *r, const jinja_string *s, bool (*is)(uint32_t c)) {
+    for (size_t i = 0; i < s->n && jinja_burn(r, 1);) {
         int len;
         if (!is(tok_utf8_get((const uint8_t *)s->p + i, &len))) return jinja_bool(false);
         i += (size_t)len;
@@ -332,20 +335,20 @@ static bool is_digit(uint32_t c) { return c >= '0' && c <= '9'; }
 static bool is_alpha(uint32_t c) { return jinja_upper(c) != jinja_lower(c) || c >= 0x370; }
 static bool is_alnum(uint32_t c) { return is_digit(c) || is_alpha(c); }
 static jinja_value m_isdigit(jinja_run *r, jinja_value v, const jinja_args *a) {
-    (void)r, (void)a;
-    return all_chars(v.s, is_digit);
+    (void)a;
+    return all_chars(r, v.s, is_digit);
 }
 static jinja_value m_isalpha(jinja_run *r, jinja_value v, const jinja_args *a) {
-    (void)r, (void)a;
-    return all_chars(v.s, is_alpha);
+    (void)a;
+    return all_chars(r, v.s, is_alpha);
 }
 static jinja_value m_isalnum(jinja_run *r, jinja_value v, const jinja_args *a) {
-    (void)r, (void)a;
-    return all_chars(v.s, is_alnum);
+    (void)a;
+    return all_chars(r, v.s, is_alnum);
 }
 static jinja_value m_isspace(jinja_run *r, jinja_value v, const jinja_args *a) {
-    (void)r, (void)a;
-    return all_chars(v.s, jinja_is_space);
+    (void)a;
+    return all_chars(r, v.s, jinja_is_space);
 }
 
 /* One field of str.format(): "name!r:spec", the spec being [[fill]align][0][width][.precision][type]. */
@@ -500,8 +503,6 @@ static void format_one(jinja_run *r, jinja_text *t, const char *spec, char kind,
     }
     bool whole = strchr("dixXo", kind) != NULL;
     snprintf(form, sizeof form, "%s%s%c", spec, whole ? "ll" : "", kind);
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
     if (whole)
         snprintf(out, sizeof out, form,
                  v.type == JINJA_FLOAT  ? (long long)v.f
@@ -509,7 +510,6 @@ static void format_one(jinja_run *r, jinja_text *t, const char *spec, char kind,
                                         : (long long)v.i);
     else
         snprintf(out, sizeof out, form, jinja_number(v));
-#pragma GCC diagnostic pop
     jinja_text_puts(r, t, out);
 }
 
@@ -631,14 +631,14 @@ static jinja_value d_values(jinja_run *r, jinja_value v, const jinja_args *a) {
 
 static jinja_value d_get(jinja_run *r, jinja_value v, const jinja_args *a) {
     if (!a->n) return jinja_fail(r, FL_EINVAL, "get needs a key");
-    const jinja_entry *e = jinja_dict_find(v.d, a->v[0]);
+    const jinja_entry *e = jinja_dict_get(r, v.d, a->v[0]);
     return e ? e->value : jinja_arg(a, 1, NULL, JINJA_NONE_VALUE);
 }
 
 static jinja_value d_setdefault(jinja_run *r, jinja_value v, const jinja_args *a) {
     jinja_value x = jinja_arg(a, 1, NULL, JINJA_NONE_VALUE);
     if (!a->n) return jinja_fail(r, FL_EINVAL, "setdefault needs a key");
-    const jinja_entry *e = jinja_dict_find(v.d, a->v[0]);
+    const jinja_entry *e = jinja_dict_get(r, v.d, a->v[0]);
     if (e) return e->value;
     jinja_dict_set(r, v.d, a->v[0], x);
     return x;
@@ -660,7 +660,7 @@ static jinja_value d_update(jinja_run *r, jinja_value v, const jinja_args *a) {
 /* Takes an entry out by building the dict anew. */
 static jinja_value d_pop(jinja_run *r, jinja_value v, const jinja_args *a) {
     if (!a->n) return jinja_fail(r, FL_EINVAL, "pop needs a key");
-    const jinja_entry *e = jinja_dict_find(v.d, a->v[0]);
+    const jinja_entry *e = jinja_dict_get(r, v.d, a->v[0]);
     if (!e && a->n < 2) return jinja_fail(r, FL_EINVAL, "pop: there is no such key");
     if (!e) return a->v[1];
     jinja_value out = e->value, rest = jinja_dict_new(r);

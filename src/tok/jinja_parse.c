@@ -148,6 +148,7 @@ static jinja_node *parse_number(parser *p) {
         if (p->t->p[i] != '_') digits[k++] = p->t->p[i];
     digits[k] = '\0';
     if (p->failed) return NULL;
+    if (p->t->n >= sizeof digits) return fail(p, "a number of more than %zu digits", sizeof digits - 1);
     if (p->t->type == TOKEN_FLOAT) {
         n->value = (jinja_value){.type = JINJA_FLOAT, .f = strtod(digits, NULL)};
     } else {
@@ -634,7 +635,20 @@ static jinja_node *parse_closed_block(parser *p, const char *const *ends) {
     return body;
 }
 
-/* MACRO: name, parameters in list, b body. */
+/* Whether a name is used in the tree; depth is that of the tree. */
+static bool uses(const jinja_node *n, const char *name, uint32_t depth) {
+    if (!n || depth > JINJA_FRAMES_MAX) return false;
+    if (n->type == NODE_NAME && strcmp(n->name, name) == 0) return true;
+    for (uint32_t i = 0; i < n->n; i++)
+        if (uses(n->list[i], name, depth + 1)) return true;
+    return uses(n->a, name, depth + 1) || uses(n->b, name, depth + 1) || uses(n->c, name, depth + 1);
+}
+
+static int macro_flags(const jinja_node *body) {
+    return (uses(body, "varargs", 0) ? JINJA_MACRO_VARARGS : 0) | (uses(body, "kwargs", 0) ? JINJA_MACRO_KWARGS : 0);
+}
+
+/* MACRO: name, parameters in list, b body, op JINJA_MACRO_*. */
 static jinja_node *parse_macro(parser *p) {
     if (p->t->type != TOKEN_NAME) return unexpected(p, "the name of a macro");
     jinja_node *n = make_name(p, NODE_MACRO, p->t);
@@ -644,6 +658,7 @@ static jinja_node *parse_macro(parser *p) {
     jinja_node *body = parse_closed_block(p, end_macro);
     if (p->failed) return NULL;
     n->b = body;
+    n->op = macro_flags(body);
     return n;
 }
 
@@ -657,6 +672,7 @@ static jinja_node *parse_call_block(parser *p) {
     jinja_node *body = parse_closed_block(p, end_call);
     if (p->failed) return NULL;
     macro->b = body;
+    macro->op = macro_flags(body);
     return make(p, NODE_CALL_BLOCK, call, macro);
 }
 

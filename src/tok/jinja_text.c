@@ -49,7 +49,7 @@ static bool mark(jinja_run *r, jinja_text *t, uint32_t begin, uint32_t end) {
 }
 
 bool jinja_text_put(jinja_run *r, jinja_text *t, const char *p, size_t n, bool input) {
-    if (!jinja_burn(r, n / 64) || !grow(r, t, n)) return false;
+    if (!jinja_burn(r, 1 + n / 64) || !grow(r, t, n)) return false;
     if (n) memcpy(t->p + t->n, p, n);
     uint32_t begin = t->n;
     t->n += (uint32_t)n;

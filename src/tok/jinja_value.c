@@ -101,6 +101,13 @@ const jinja_entry *jinja_dict_find(const jinja_dict *d, jinja_value key) {
     return NULL;
 }
 
+/* Operations that comparing or hashing a value takes beyond one. */
+static uint64_t weight(jinja_value v) { return v.type == JINJA_STRING ? v.s->n / 64 : 0; }
+
+const jinja_entry *jinja_dict_get(jinja_run *r, const jinja_dict *d, jinja_value key) {
+    return jinja_burn(r, weight(key)) ? jinja_dict_find(d, key) : NULL;
+}
+
 const jinja_entry *jinja_dict_find_name(const jinja_dict *d, const char *name) {
     const jinja_string s = {.p = name, .n = (uint32_t)strlen(name)};
     return jinja_dict_find(d, (jinja_value){.type = JINJA_STRING, .s = &s});
@@ -123,7 +130,7 @@ static bool dict_grow(jinja_run *r, jinja_dict *d) {
 }
 
 bool jinja_dict_set(jinja_run *r, jinja_dict *d, jinja_value key, jinja_value value) {
-    if (!jinja_burn(r, 1)) return false;
+    if (!jinja_burn(r, 1 + weight(key))) return false;
     if (key.type != JINJA_STRING && key.type != JINJA_NONE && !jinja_is_number(key)) {
         jinja_fail(r, FL_EINVAL, "%s cannot be the key of a dict", jinja_type_name(key));
         return false;
@@ -176,7 +183,7 @@ static bool equal_dicts(jinja_run *r, const jinja_dict *a, const jinja_dict *b) 
 
 bool jinja_equal(jinja_run *r, jinja_value a, jinja_value b) {
     bool same = false;
-    if (!jinja_burn(r, 1)) return false;
+    if (!jinja_burn(r, 1 + weight(a))) return false;
     if (++r->frames > JINJA_FRAMES_MAX) {
         jinja_fail(r, FL_ENOMEM, "values are nested too deep");
     } else if (jinja_is_number(a) || a.type == JINJA_STRING || a.type == JINJA_NONE) {
@@ -205,7 +212,7 @@ static int order_numbers(jinja_value a, jinja_value b) {
 }
 
 int jinja_order(jinja_run *r, jinja_value a, jinja_value b) {
-    if (!jinja_burn(r, 1)) return 0;
+    if (!jinja_burn(r, 1 + weight(a))) return 0;
     if (jinja_is_number(a) && jinja_is_number(b)) return order_numbers(a, b);
     if (a.type == JINJA_STRING && b.type == JINJA_STRING) { /* bytes of UTF-8 order like code points */
         int c = memcmp(a.s->p, b.s->p, a.s->n < b.s->n ? a.s->n : b.s->n);
@@ -230,7 +237,7 @@ bool jinja_contains(jinja_run *r, jinja_value item, jinja_value in) {
         }
         return jinja_burn(r, in.s->n / 64) && (!item.s->n || memmem(in.s->p, in.s->n, item.s->p, item.s->n));
     }
-    if (in.type == JINJA_DICT) return jinja_dict_find(in.d, item) != NULL;
+    if (in.type == JINJA_DICT) return jinja_dict_get(r, in.d, item) != NULL;
     const jinja_list *l = jinja_items(r, in);
     for (uint32_t i = 0; l && i < l->n && !r->status; i++)
         if (jinja_equal(r, l->v[i], item)) return true;
