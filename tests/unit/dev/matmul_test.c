@@ -345,8 +345,9 @@ TEST(pairs_without_a_packed_form) {
     }
 }
 
-/* The rule of the q8 profile for one output, from decoded weights in double: what the fp32 sum may differ by is bounded
- * by one rounding of each of the at most 3 operations a group (scale product, fma, minimum) plus that of a decoded weight. */
+/* The rule of the q8 profile for one output, from decoded weights in double: what the fp32 sum may differ by is
+ * bounded by one rounding of each of the at most 3 operations a group (scale product, fma, minimum) plus that of
+ * a decoded weight. */
 static double q8_exact(const float *w, const float *x, uint32_t k, double *bound) {
     double sum = 0, magnitude = 0;
     for (uint32_t g = 0; g < k; g += 32) {
