@@ -1,10 +1,11 @@
 /* dev/cpu/x86/avx2_matmul.c - the AVX2 matmul: activations, packing, and products made of micro-kernels.
  *
  * Layouts are described in avx2_matmul.h, the exact integer arithmetic in
- * avx2_kernels.c. Up to CPU_FEW_TOKENS tokens a product streams packed weights at the
- * speed of memory; above, panel() unpacks a tile once and products run over blocks of
- * 6 tokens. The last block is as wide as the tokens that remain: nothing is padded.
- * The float types need no panel: their packed tile is what the micro-kernels read.
+ * avx2_kernels.c. Products run over blocks of 6 tokens; the last block is as wide as the
+ * tokens that remain, nothing is padded. Up to CPU_FEW_TOKENS tokens they read packed
+ * weights, which is as fast as memory for a few and cheaper than a panel for two blocks;
+ * above, panel() unpacks a tile once for all blocks. The float types need no panel: their
+ * packed tile is what the micro-kernels read.
  */
 #include "dev/cpu/x86/avx2_matmul.h"
 
@@ -218,13 +219,13 @@ static void avx2_panel(const cpu_weight *w, uint32_t tile_index, void *panel) {
     uint8_t *codes = panel, *meta = codes + (size_t)n_groups(w->k) * f->code_bytes;
     for (uint32_t g = 0; g < n_groups(w->k); g++, codes += f->code_bytes, meta += f->meta_bytes) {
         const uint8_t *group = group_at(f, tile, g);
-        for (uint32_t i = 0; i < f->group_bytes; i += 64) _mm_prefetch((const char *)group + 2048 + i, _MM_HINT_NTA);
+        for (uint32_t i = 0; i < f->group_bytes; i += 64) _mm_prefetch((const char *)group + 4096 + i, _MM_HINT_T0);
         f->codes(group, codes);
         f->meta(super_at(f, tile, g), group, meta);
     }
 }
 
-/* Packed weights times the one block there is, unpacking meta data for AVX2_SUPER groups at a time. */
+/* Packed weights times one block, unpacking meta data for AVX2_SUPER groups at a time. */
 static void q8_direct(const avx2_form *f, const uint8_t *tile, uint32_t groups, const block *b, float *acc) {
     uint8_t meta[AVX2_SUPER * AVX2_META_MAX] __attribute__((aligned(64)));
     for (uint32_t g = 0; g < groups; g += AVX2_SUPER) {

@@ -67,9 +67,9 @@ extern avx2_kernel *const avx2_f32_direct[AVX2_COLUMNS], *const avx2_f32_cached[
 
 /* Micro-kernels of the q8 forms (avx2_kernels.c). */
 extern avx2_kernel *const avx2_q4_0_direct[AVX2_COLUMNS], *const avx2_q4_1_direct[AVX2_COLUMNS],
-                                                                *const avx2_q5_0_direct[AVX2_COLUMNS];
+                                                              *const avx2_q5_0_direct[AVX2_COLUMNS];
 extern avx2_kernel *const avx2_q8_0_direct[AVX2_COLUMNS], *const avx2_q4_k_direct[AVX2_COLUMNS],
-                                                                *const avx2_q6_k_direct[AVX2_COLUMNS];
+                                                              *const avx2_q6_k_direct[AVX2_COLUMNS];
 extern avx2_kernel *const avx2_q4_0_panel[AVX2_COLUMNS], *const avx2_q4_1_panel[AVX2_COLUMNS],
                                                              *const avx2_q5_0_panel[AVX2_COLUMNS];
 extern avx2_kernel *const avx2_q8_0_panel[AVX2_COLUMNS], *const avx2_q4_k_panel[AVX2_COLUMNS],
