@@ -30,6 +30,24 @@ class Real:
         for line, p in zip(out.decode().splitlines(), chats, strict=True):
             self.assertEqual(json.loads(line)["ids"], p["ids"], p["name"])
 
+    def lines(self, command, rows, *args):
+        out = self.ok(command, self.model, "--hex", "--lines", *args, stdin="".join(r + "\n" for r in rows).encode())
+        return out.decode().splitlines()
+
+    def test_many_texts(self):
+        answers = json.loads((GOLDEN / "real" / self.name / "tokenizer.json").read_text())
+        strings = {s["i"]: s["hex"] for s in json.loads((GOLDEN / "tok" / "strings.json").read_text())["strings"]}
+        cases, prefix = answers["cases"], answers["add"]["prefix"]
+        texts = [strings[c["i"]] for c in cases]
+        for args, wanted in ((["--no-bos"], [c["plain"] for c in cases]), ([], [prefix + c["plain"] for c in cases]),
+                             (["--no-bos", "--parse-special"], [c.get("special", c["plain"]) for c in cases])):
+            out = self.lines("tokenize", texts, *args)
+            for line, c, ids in zip(out, cases, wanted, strict=True):
+                self.assertEqual(json.loads(line)["ids"], ids, f"string {c['i']} {args}")
+        ids = [*answers["detok"], *({"ids": c["plain"], "text": strings[c["i"]]} for c in cases if "decode" not in c)]
+        for line, c in zip(self.lines("detokenize", [ids_text(c["ids"]) for c in ids]), ids, strict=True):
+            self.assertIn(line, (c["text"], c.get("bytes")), c)
+
     def compare_logits(self, path, n):
         spec = self.expect["logits"]
         got, wanted = array.array("f", path.read_bytes()), array.array("f")
