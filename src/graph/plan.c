@@ -27,6 +27,15 @@ static uint32_t last_use(const graph_plan *p, graph_value v) {
     return last;
 }
 
+static bool is_read(const graph_plan *p, graph_value v) {
+    for (uint32_t u = v + 1; u < p->g->n_nodes; u++) {
+        const graph_node *n = &p->g->nodes[u];
+        for (int i = 0; i < op_get(n->op)->n_inputs; i++)
+            if (n->in[i] == v && p->group_of[u] != GRAPH_NONE) return true;
+    }
+    return false;
+}
+
 typedef struct { graph_value v; uint32_t first, last; size_t bytes; } lifetime;
 
 /* The lowest offset where `l` fits beside all placed values that live at the same time. */
@@ -64,7 +73,7 @@ static fl_status place_values(graph_plan *p, fl_err *err) {
         p->stored[v] = false;
         if (p->group_of[v] == GRAPH_NONE || g->nodes[v].cols == 0) continue;
         uint32_t last = last_use(p, v);
-        p->stored[v] = last > p->group_of[v];
+        p->stored[v] = last > p->group_of[v] || !is_read(p, v);
         if (p->stored[v]) l[n++] = (lifetime){v, p->group_of[v], last, graph_plan_value_bytes(p, v)};
     }
     sort_by_size(l, n);
@@ -137,10 +146,11 @@ void graph_plan_check(const graph_plan *p) {
             fl_assert(p->group_of[p->g->nodes[a].in[i]] <= p->group_of[a]);
         if (!p->stored[a]) continue;
         size_t a_bytes = graph_plan_value_bytes(p, a);
+        uint32_t a_last = last_use(p, a);
         fl_assert(p->offset[a] + a_bytes <= p->arena_bytes);
         for (graph_value b = a + 1; b < p->g->n_nodes; b++) {
             if (p->group_of[b] == GRAPH_NONE || !p->stored[b]) continue;
-            if (last_use(p, a) < p->group_of[b] || last_use(p, b) < p->group_of[a]) continue;
+            if (a_last < p->group_of[b] || last_use(p, b) < p->group_of[a]) continue;
             fl_assert(p->offset[a] + a_bytes <= p->offset[b] || p->offset[b] + graph_plan_value_bytes(p, b) <= p->offset[a]);
         }
     }

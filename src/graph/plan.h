@@ -10,7 +10,8 @@
  * else needs the value in between, or the value is stored as well. Grouping never changes
  * bits, since every op keeps its own rounding.
  *
- * A value is stored when a later group reads it. Stored values get offsets in one arena
+ * A value is stored when a later group reads it, or when nobody does: a main op writes its
+ * result somewhere. Stored values get offsets in one arena
  * by first fit over their lifetimes; two values that live in the same group never overlap
  * (graph_plan_check() proves it).
  */
