@@ -102,7 +102,7 @@ class Chat(Case):
                     except OSError:
                         break
             self.assertIn(wanted, shown[position:], shown[-500:])
-            position = len(shown)
+            position = shown.index(wanted, position) + len(wanted)
             os.write(master, send)
         code = p.wait(timeout=30)
         try:
