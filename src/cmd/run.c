@@ -315,7 +315,9 @@ static fl_status chat(const session *s, fl_err *err) {
             continue;
         }
         fl_err trouble;
+        cmd_signal_hold(true); /* Ctrl-C before the request exists stops the answer, too */
         st = turn(s, &messages, line.data, line.len, &trouble);
+        cmd_signal_hold(false);
         if (st == FL_EINVAL || st == FL_EFORMAT) { /* this question only: too long for what is left, or not text */
             fprintf(stderr, "error: %s; /clear begins a new chat\n", trouble.msg);
             st = FL_OK;

@@ -86,7 +86,7 @@ class Signals(Case):
 
 class Chat(Case):
     def talk(self, script, *args):
-        """Plays a script of (wait for these bytes, then send those) on a terminal; what was shown, the exit code."""
+        """Plays a script of (wait for these bytes, then send those, or sleep) on a terminal; what was shown, the exit code."""
         master, slave = pty.openpty()
         env = {**os.environ, "TERM": "dumb"}
         p = subprocess.Popen(command("run", *args), stdin=slave, stdout=slave, stderr=slave, env=env,
@@ -102,8 +102,11 @@ class Chat(Case):
                     except OSError:
                         break
             self.assertIn(wanted, shown[position:], shown[-500:])
-            position = len(shown)
-            os.write(master, send)
+            position = shown.index(wanted, position) + len(wanted)
+            if isinstance(send, float):
+                time.sleep(send)   # the terminal echoes a line before the program has read it
+            else:
+                os.write(master, send)
         code = p.wait(timeout=30)
         try:
             while select.select([master], [], [], 0.1)[0]:
@@ -123,7 +126,7 @@ class Chat(Case):
         self.assertEqual(shown.count(b"first token after"), 2)
 
     def test_ctrl_c(self):
-        script = [(b">>> ", b"hello\n"), (b"hello", b""), (b"\n", b"\x03"), (b">>> ", b"/bye\n")]
+        script = [(b">>> ", b"hello\n"), (b"hello", 0.5), (b"\n", b"\x03"), (b">>> ", b"/bye\n")]
         shown, code = self.talk(script, tiny(context=1 << 17), *LONG)
         self.assertEqual(code, 0, shown[-500:])
         _, code = self.talk([(b">>> ", b"\x03")], tiny())
