@@ -100,6 +100,17 @@ static void post_ops(const cpu_group *g, const cpu_step *s, uint32_t m, uint32_t
     }
 }
 
+/* The op of a pair on n columns: y of main 0, x of main 1. */
+static void combine(const cpu_group *g, float *y, const float *x, uint32_t n) {
+    const cpu_row_kernels *k = g->set->row;
+    switch (cpu_node(g, g->g->post[0])->op) {
+        case OP_ADD: k->add(y, y, x, n); return;
+        case OP_SILU_MUL: k->silu_mul(y, y, x, n); return;
+        case OP_GELU_TANH_MUL: k->gelu_tanh_mul(y, y, x, n); return;
+        default: fl_assert(!"an op of two inputs");
+    }
+}
+
 typedef struct {
     const cpu_group *g;
     const cpu_step  *s;
@@ -126,10 +137,7 @@ static void run_tile(const tile_job *j, uint32_t m, uint32_t tile) {
             k->product(w[side], tile, panels ? j->panel[side] : NULL, j->a, t0, nt, side ? j->block[1] : y, stride);
         for (uint32_t t = 0; t < nt; t++) {
             float *row = y + t * stride;
-            if (g->g->paired) {
-                const cpu_row_kernels *r = g->set->row;
-                (cpu_node(g, g->g->post[0])->op == OP_SILU_MUL ? r->silu_mul : r->gelu_tanh_mul)(row, row, j->block[1] + t * CPU_TILE_ROWS, n);
-            }
+            if (g->g->paired) combine(g, row, j->block[1] + t * CPU_TILE_ROWS, n);
             post_ops(g, j->s, m, t0 + t, col, n, row);
             if (!direct) memcpy(cpu_value_row(g, j->s, out, t0 + t) + col, row, n * sizeof *row);
         }

@@ -113,8 +113,11 @@ static fl_status write_weight(cpu_dev *d, dev_weight *w, uint32_t row, uint32_t 
     if (n_rows > w->desc.n || row > w->desc.n - n_rows)
         return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %u to %u were given", w->desc.name, w->desc.n, row, row + n_rows);
     if (w->desc.uses & GRAPH_USE_EMBED) {
-        if (adopt && w->row_bytes == w->file_row_bytes) w->rows = rows;
-        else {
+        if (adopt && w->row_bytes == w->file_row_bytes) {
+            base_free(w->own_rows);     /* rows written before are replaced, and a later write copies again */
+            w->own_rows = NULL;
+            w->rows = rows;
+        } else {
             fl_status st = write_rows(w, row, n_rows, rows, err);
             if (st != FL_OK) return st;
         }
