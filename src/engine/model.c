@@ -222,7 +222,7 @@ static fl_status read_context(const fl_model *m, const char *json, json_t **out,
 
 static fl_status render(const fl_model *m, const jinja *j, const char *context_json, const char *now, jinja_output *out, fl_err *err) {
     jinja_clock clock;
-    json_t *context;
+    json_t *context = NULL;
     fl_status st = read_clock(now, &clock, err);
     if (st == FL_OK) st = read_context(m, context_json, &context, err);
     if (st != FL_OK) return st;
