@@ -154,7 +154,7 @@ fl_status fl_detokenize(const fl_model *m, const uint32_t *ids, size_t n_ids, un
     fl_status st = need_tok(m, err);
     if (st != FL_OK) return st;
     base_buf b = {0};
-    st = tok_decode(m->tok, ids, n_ids, flags & FL_DETOKENIZE_SKIP_SPECIAL ? TOK_SKIP_SPECIAL : 0, &b, err);
+    st = tok_decode(m->tok, ids, n_ids, TOK_RAW | (flags & FL_DETOKENIZE_SKIP_SPECIAL ? TOK_SKIP_SPECIAL : 0u), &b, err);
     if (st == FL_OK) {
         *n_bytes = b.len;
         *bytes = base_buf_take(&b);

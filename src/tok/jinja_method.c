@@ -388,7 +388,7 @@ static bool parse_field(const char *p, field *f) {
     }
     if (*p && strchr("<>^", *p)) f->align = *p++;
     if (*p == '0' && !f->align) {
-        strcpy(f->fill, "0");
+        memcpy(f->fill, "0", 2);
         f->align = '=';
         p++;
     }

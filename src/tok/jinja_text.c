@@ -180,16 +180,16 @@ static bool prints(uint32_t c) {
 /* The shortest digits that read back as the same number, written as Python writes them. */
 void jinja_float_text(double f, char out[40]) {
     if (isnan(f) || isinf(f)) {
-        strcpy(out, isnan(f) ? "nan" : f < 0 ? "-inf" : "inf");
+        snprintf(out, 40, "%s", isnan(f) ? "nan" : f < 0 ? "-inf" : "inf");
         return;
     }
     char digits[40];
     int precision = 1;
     do snprintf(digits, sizeof digits, "%.*e", precision - 1, f);
     while (strtod(digits, NULL) != f && precision++ < 17);
-    int exponent = atoi(strchr(digits, 'e') + 1);
+    int exponent = (int)strtol(strchr(digits, 'e') + 1, NULL, 10);
     if (exponent < -4 || exponent >= 16) {
-        strcpy(out, digits); /* C writes the exponent as Python does: a sign and at least two digits */
+        snprintf(out, 40, "%s", digits); /* C writes the exponent as Python does: a sign and at least two digits */
     } else {
         int decimals = precision - 1 - exponent;
         snprintf(out, 40, "%.*f", decimals > 1 ? decimals : 1, f);
@@ -207,11 +207,11 @@ static bool repr_string(jinja_run *r, jinja_text *t, const jinja_string *s) {
         if (c == '\\' || c == (uint32_t)*quote)
             snprintf(esc, sizeof esc, "\\%c", (int)c);
         else if (c == '\n')
-            strcpy(esc, "\\n");
+            memcpy(esc, "\\n", 3);
         else if (c == '\r')
-            strcpy(esc, "\\r");
+            memcpy(esc, "\\r", 3);
         else if (c == '\t')
-            strcpy(esc, "\\t");
+            memcpy(esc, "\\t", 3);
         else if (!prints(c))
             snprintf(esc, sizeof esc, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", c);
         if (*esc)
