@@ -129,6 +129,25 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
     "vmulps 192(%[meta]), %%ymm14, %%ymm15\n\tvmulps 224(%[meta]), %%ymm14, %%ymm14\n\t"                               \
     "vfmadd231ps %%ymm12, %%ymm15, %%ymm" #a "\n\tvfmadd231ps %%ymm13, %%ymm14, %%ymm" #b "\n\t" STORE(c, a, b)
 
+/* The direct kernels read fp16 scales (and minima 32 bytes on) where they lie, at byte `at` of the packed group. */
+#define SCALE_AT(c, a, b, C, at)                                                                                       \
+    "vbroadcastss 32*" #C "+4*" #c "(%[x]), %%ymm15\n\t"                                                               \
+    "vcvtdq2ps %%ymm" #a ", %%ymm" #a "\n\tvcvtdq2ps %%ymm" #b ", %%ymm" #b "\n\t"                                     \
+    "vcvtph2ps " #at "(%[w]), %%ymm12\n\tvcvtph2ps " #at "+16(%[w]), %%ymm13\n\t"                                      \
+    "vmulps %%ymm15, %%ymm12, %%ymm12\n\tvmulps %%ymm15, %%ymm13, %%ymm13\n\t"                                         \
+    "vfmadd213ps 64*" #c "(%[acc]), %%ymm12, %%ymm" #a "\n\t"                                                          \
+    "vfmadd213ps 64*" #c "+32(%[acc]), %%ymm13, %%ymm" #b "\n\t"
+#define FINISH_AT(c, a, b, C, at) SCALE_AT(c, a, b, C, at) STORE(c, a, b)
+#define FINISH_MIN_AT(c, a, b, C, at)                                                                                  \
+    SCALE_AT(c, a, b, C, at)                                                                                           \
+    "vbroadcastss 36*" #C "+4*" #c "(%[x]), %%ymm14\n\t"                                                               \
+    "vcvtph2ps " #at "+32(%[w]), %%ymm12\n\tvcvtph2ps " #at "+48(%[w]), %%ymm13\n\t"                                   \
+    "vmulps %%ymm15, %%ymm12, %%ymm12\n\tvmulps %%ymm15, %%ymm13, %%ymm13\n\t"                                         \
+    "vfmadd231ps %%ymm12, %%ymm14, %%ymm" #a "\n\tvfmadd231ps %%ymm13, %%ymm14, %%ymm" #b "\n\t" STORE(c, a, b)
+
+#define DIRECT_TAIL_0(C)   ONES COLS_##C(OFFSET, C, 40) COLS_##C(DRAIN, C) COLS_##C(FINISH_AT, C, 256)
+#define DIRECT_TAIL_5(C)   ONES COLS_##C(OFFSET, C, 44) COLS_##C(DRAIN, C) COLS_##C(FINISH_AT, C, 320)
+#define DIRECT_TAIL_MIN(C) ONES COLS_##C(DRAIN, C) COLS_##C(FINISH_MIN_AT, C, 256)
 #define TAIL_0(C)        ONES COLS_##C(OFFSET, C, 40) COLS_##C(DRAIN, C) COLS_##C(FINISH, C)
 #define TAIL_5(C)        ONES COLS_##C(OFFSET, C, 44) COLS_##C(DRAIN, C) COLS_##C(FINISH, C)
 #define TAIL_MIN(C)      ONES COLS_##C(DRAIN, C) COLS_##C(FINISH_MIN, C)
@@ -173,10 +192,10 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
                          : CLOBBERED);                                                                                 \
     }
 #define DIRECT(C)                                                                                                      \
-    KERNEL(q4_0_direct_##C, AHEAD_288 STEPS_4(C) TAIL_0(C), 288, 64, 120*C)                                            \
-    KERNEL(q4_1_direct_##C, AHEAD_288 STEPS_4(C) TAIL_MIN(C), 320, 128, 120*C)                                         \
-    KERNEL(q5_0_direct_##C, AHEAD_352 STEPS_5(C) TAIL_5(C), 352, 64, 120*C)                                            \
-    KERNEL(q8_0_direct_##C, AHEAD_544 STEPS_8(C, WIDEN) COLS_##C(FINISH, C), 544, 64, 120*C)                           \
+    KERNEL(q4_0_direct_##C, AHEAD_288 STEPS_4(C) DIRECT_TAIL_0(C), 288, 0, 120*C)                                         \
+    KERNEL(q4_1_direct_##C, AHEAD_288 STEPS_4(C) DIRECT_TAIL_MIN(C), 320, 0, 120*C)                                         \
+    KERNEL(q5_0_direct_##C, AHEAD_352 STEPS_5(C) DIRECT_TAIL_5(C), 352, 0, 120*C)                                            \
+    KERNEL(q8_0_direct_##C, AHEAD_544 STEPS_8(C, WIDEN) COLS_##C(FINISH_AT, C, 512), 544, 0, 120*C)                           \
     KERNEL(q4_k_direct_##C, AHEAD_288 STEPS_4(C) TAIL_SUBMIN(C), 288, 256, 120*C)                                      \
     KERNEL(q6_k_direct_##C, AHEAD_416 STEPS_6_LOW(C) HALF_6(C) STEPS_6_HIGH(C) TAIL_6(C), 416, 192, 120*C)
 DIRECT(1) DIRECT(2) DIRECT(3) DIRECT(4) DIRECT(5) DIRECT(6)

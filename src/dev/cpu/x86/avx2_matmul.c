@@ -246,8 +246,13 @@ static void avx2_panel(const cpu_weight *w, uint32_t tile_index, void *panel) {
     }
 }
 
-/* Packed weights times one block, unpacking meta data for AVX2_SUPER groups at a time. */
+/* Packed weights times one block. The kernels of K-quants want meta data unpacked, AVX2_SUPER groups at a time; the
+ * others read theirs in place. */
 static void q8_direct(const avx2_form *f, const uint8_t *tile, uint32_t groups, const block *b, float *acc) {
+    if (f->head_bytes == 0) {
+        f->direct[b->n_columns - 1](groups, tile, NULL, b->data, acc);
+        return;
+    }
     uint8_t meta[AVX2_SUPER * AVX2_META_MAX] __attribute__((aligned(64)));
     for (uint32_t g = 0; g < groups; g += AVX2_SUPER) {
         const uint32_t n = groups - g < AVX2_SUPER ? groups - g : AVX2_SUPER;

@@ -41,7 +41,8 @@ enum {
 };
 
 /* acc[c][r] += rows . column c over n >= 1 groups (f32: n single k), starting from what acc holds. w: codes, or the
- * packed tile itself for the direct kernels; meta: n groups of unpacked meta data; x: the block's activations. 32-byte
+ * packed tile itself for the direct kernels; meta: n groups of unpacked meta data (not read by the direct kernels of types
+ * without a head); x: the block's activations. 32-byte
  * aligned, acc with AVX2_ACC_SCRATCH floats. */
 typedef void avx2_kernel(size_t n, const uint8_t *w, const uint8_t *meta, const uint8_t *x, float *acc);
 
