@@ -3,7 +3,7 @@
 #   ./demo.sh ["another question"]
 set -eu
 cd "$(dirname "$0")"
-question=${1:-What is the capital of France?}
+question=${1:-Why is the sky blue?}
 
 tools/setup.sh
 mkdir -p build/log
@@ -14,4 +14,4 @@ make -j"$(nproc)" >build/log/make.txt 2>&1 || {
   exit 1
 }
 echo "\$ build/flambeau run smollm2 \"$question\"" >&2
-exec build/flambeau run smollm2 --temperature 0 --max-tokens 200 "$question"
+exec build/flambeau run smollm2 --temperature 0 --max-tokens 150 "$question"

@@ -6,7 +6,7 @@
  *
  * Everything a step does is counted: converting activations, a barrier, panels, products. Weights
  * are copied until they fill 96 MiB and used in turn, so few tokens are measured against
- * memory and not against a cache. The best of several rounds is printed. */
+ * memory and not against a cache. The best of many rounds of a few milliseconds is printed. */
 #include "base/mem.h"
 #include "dev/cpu/kernels.h"
 
@@ -19,7 +19,7 @@
 #include <time.h>
 #include <xmmintrin.h>
 
-enum { TOKENS_MAX = 512, COPIES_MAX = 4096, ROUNDS = 7, THREADS_MAX = 2 };
+enum { TOKENS_MAX = 512, COPIES_MAX = 4096, THREADS_MAX = 2 };
 
 static const cpu_matmul_kernels *const kernels = &cpu_avx2_matmul;
 
@@ -31,7 +31,7 @@ static double now(void) {
 
 typedef struct {
     cpu_weight w[COPIES_MAX];
-    uint32_t n_copies, n_used;
+    uint32_t n_copies, n_used, n_rounds; /* a round takes the next n_used copies */
     cpu_act act;
     float *x, *y;
     uint32_t n_threads;
@@ -73,10 +73,10 @@ static void *worker(void *arg) {
     sched_setaffinity(0, sizeof set, &set);
     _mm_setcsr(0x1f80 | 0x8040);
     void *panel = base_alloc_aligned(kernels->panel_bytes(&job.w[0]) + 64);
-    for (int round = 0; round < ROUNDS; round++) {
+    for (uint32_t round = 0; round < job.n_rounds; round++) {
         barrier();
         const double start = now();
-        for (uint32_t i = 0; i < job.n_used; i++) step(&job.w[i], id, panel);
+        for (uint32_t i = 0; i < job.n_used; i++) step(&job.w[(round * job.n_used + i) % job.n_copies], id, panel);
         if (id == 0 && now() - start < job.best) job.best = now() - start;
     }
     base_free(panel);
@@ -146,8 +146,9 @@ static void measure(dtype type, compute c, uint32_t k, uint32_t n, uint32_t thre
         for (uint32_t i = 0; i < sizeof tokens / sizeof tokens[0]; i++) {
             job.act = (cpu_act){.compute = c, .k = k, .n_tokens = tokens[i]};
             job.act.data = base_alloc_aligned(kernels->act_bytes(c, k, tokens[i]));
-            job.n_used = job.n_copies;
-            while (job.n_used > 1 && macs * tokens[i] * job.n_used > 4e9) job.n_used /= 2;
+            job.n_used = 1 + (uint32_t)(5e7 / (macs * tokens[i]));
+            const double rounds = 5e9 / (macs * tokens[i] * job.n_used);
+            job.n_rounds = rounds > 100 ? 100 : rounds < 5 ? 5 : (uint32_t)rounds;
             const double s = seconds(n_threads) / job.n_used;
             printf(" %u: %.0f", tokens[i], macs * tokens[i] / s / 1e9);
             if (tokens[i] <= 4) printf(" (%.1f GB/s)", bytes / s / 1e9);

@@ -7,16 +7,14 @@ name=flambeau-$version-linux-$(uname -m)
 tree=$build/dist/$name
 
 needs() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
-for file in "$build/flambeau" "$build/libflambeau.so"; do
-  for library in $(needs "$file"); do
-    case $library in
-      libc.so.6 | libm.so.6 | ld-linux*) ;;
-      *)
-        echo "error: $file must need libc and libm only, found $library; link it statically or open it at run time" >&2
-        exit 1
-        ;;
-    esac
-  done
+for library in $(needs "$build/flambeau"); do
+  case $library in
+    libc.so.6 | libm.so.6 | ld-linux*) ;;
+    *)
+      echo "error: the program must need libc and libm only, found $library; link it statically or open it at run time" >&2
+      exit 1
+      ;;
+  esac
 done
 
 rm -rf "$tree"

@@ -46,18 +46,18 @@ static void session_close(session *s) {
     fl_model_close(s->model);
 }
 
-static fl_status session_open(session *s, const cmd_options *o, fl_err *err) {
+/* Returns the exit code; on CMD_OK the session is to be closed. */
+static int session_open(session *s, const cmd_options *o, fl_err *err) {
     double start = cmd_term_now_ms();
     *s = (session){.o = o};
-    fl_status st = cmd_model_open(&s->model, o->args[0], err);
-    if (st != FL_OK) return st;
+    if (cmd_model_open(&s->model, o->args[0], err) != FL_OK) return cmd_exit(err->code);
     fl_engine_options options;
     cmd_model_engine_options(o, &options);
     options.max_num_seqs = 1;
-    st = cmd_model_engine(&s->engine, s->model, &options, o->print_plan, err);
+    fl_status st = cmd_model_engine(&s->engine, s->model, &options, o->print_plan, err);
     if (st != FL_OK) {
         session_close(s);
-        return st;
+        return st == FL_EINVAL ? CMD_USAGE : CMD_FAILED;
     }
     s->load_ms = cmd_term_now_ms() - start;
 
@@ -67,7 +67,7 @@ static fl_status session_open(session *s, const cmd_options *o, fl_err *err) {
     s->plain = o->raw || !info.has_chat_template;
     if (s->plain && !o->raw && !o->tokens)
         fprintf(stderr, "note: %s has no chat template; the prompt is taken as plain text\n", o->args[0]);
-    return FL_OK;
+    return CMD_OK;
 }
 
 static void sampling(const cmd_options *o, fl_request_options *r) {
@@ -315,7 +315,9 @@ static fl_status chat(const session *s, fl_err *err) {
             continue;
         }
         fl_err trouble;
+        cmd_signal_hold(true); /* Ctrl-C before the request exists stops the answer, too */
         st = turn(s, &messages, line.data, line.len, &trouble);
+        cmd_signal_hold(false);
         if (st == FL_EINVAL || st == FL_EFORMAT) { /* this question only: too long for what is left, or not text */
             fprintf(stderr, "error: %s; /clear begins a new chat\n", trouble.msg);
             st = FL_OK;
@@ -379,15 +381,11 @@ int cmd_run(const cmd_options *o, fl_err *err) {
     int code = find_prompt(o, &piped, &text, &n, err);
     if (code == CMD_OK && o->tokens && (cmd_input_ids(o->tokens, &ids, &n_ids, err) != FL_OK)) code = CMD_USAGE;
     if (code == CMD_OK && o->tokens && n_ids == 0) code = cmd_usage(err, "--tokens wants at least one id, found none");
+    session s;
+    if (code == CMD_OK) code = session_open(&s, o, err);
     if (code == CMD_OK) {
-        session s;
-        fl_status st = session_open(&s, o, err);
-        if (st != FL_OK) {
-            code = st == FL_EINVAL ? CMD_USAGE : CMD_FAILED;
-        } else {
-            code = cmd_exit(ids ? answer_once(&s, ids, n_ids, err) : run_session(&s, text, n, err));
-            session_close(&s);
-        }
+        code = cmd_exit(ids ? answer_once(&s, ids, n_ids, err) : run_session(&s, text, n, err));
+        session_close(&s);
     }
     base_free(ids);
     base_buf_clear(&piped);

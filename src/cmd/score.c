@@ -62,11 +62,12 @@ static fl_status logits_open(logits_file *f, const char *path, fl_err *err) {
         snprintf(f->part, n, "%s", path);
     else
         snprintf(f->part, n, "%s.part-%d", path, (int)getpid());
+    if (!in_place) cmd_signal_remove(f->part); /* first: a signal may come between the two */
     f->fd = open(f->part, O_WRONLY | O_CLOEXEC | (in_place ? 0 : O_CREAT | O_TRUNC), 0666);
-    if (f->fd < 0) return fl_fail(err, FL_EIO, "cannot write the logits to %s: %s", path, strerror(errno));
     f->path = path;
-    if (!in_place) cmd_signal_remove(f->part);
-    return FL_OK;
+    if (f->fd >= 0) return FL_OK;
+    cmd_signal_remove(NULL);
+    return fl_fail(err, FL_EIO, "cannot write the logits to %s: %s", path, strerror(errno));
 }
 
 static void logits_write(void *user, uint32_t position, const float *logits, uint32_t n_vocab) {

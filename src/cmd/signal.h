@@ -19,7 +19,8 @@ enum { CMD_SIGNAL_REQUESTS_MAX = 64 };
 void cmd_signal_watch(fl_request *r);
 void cmd_signal_forget(fl_request *r);
 
-/* While on, the first signal is only remembered: for work that looks at cmd_signal_caught() often. */
+/* While on, the first signal is only remembered (a request watched later is canceled at once): for work that looks at
+ * cmd_signal_caught() often. */
 void cmd_signal_hold(bool on);
 
 /* The signal that came, or 0. clear: an interactive chat goes on after Ctrl-C. */

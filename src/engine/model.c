@@ -154,7 +154,7 @@ fl_status fl_detokenize(const fl_model *m, const uint32_t *ids, size_t n_ids, un
     fl_status st = need_tok(m, err);
     if (st != FL_OK) return st;
     base_buf b = {0};
-    st = tok_decode(m->tok, ids, n_ids, flags & FL_DETOKENIZE_SKIP_SPECIAL ? TOK_SKIP_SPECIAL : 0, &b, err);
+    st = tok_decode(m->tok, ids, n_ids, TOK_RAW | (flags & FL_DETOKENIZE_SKIP_SPECIAL ? TOK_SKIP_SPECIAL : 0u), &b, err);
     if (st == FL_OK) {
         *n_bytes = b.len;
         *bytes = base_buf_take(&b);
@@ -222,7 +222,7 @@ static fl_status read_context(const fl_model *m, const char *json, json_t **out,
 
 static fl_status render(const fl_model *m, const jinja *j, const char *context_json, const char *now, jinja_output *out, fl_err *err) {
     jinja_clock clock;
-    json_t *context;
+    json_t *context = NULL;
     fl_status st = read_clock(now, &clock, err);
     if (st == FL_OK) st = read_context(m, context_json, &context, err);
     if (st != FL_OK) return st;

@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -33,9 +34,8 @@ static char *default_cache(fl_err *err) {
 static char *absolute(const char *path) {
     base_buf b = {0};
     if (path[0] != '/') {
-        char *cwd = getcwd(NULL, 0);
-        (void)base_buf_printf(&b, "%s/", cwd ? cwd : ".");
-        free(cwd);
+        char cwd[PATH_MAX];
+        (void)base_buf_printf(&b, "%s/", getcwd(cwd, sizeof cwd) ? cwd : ".");
     }
     (void)base_buf_puts(&b, path);
     while (b.len > 1 && b.data[b.len - 1] == '/') b.data[--b.len] = '\0';

@@ -277,7 +277,7 @@ static FL_CHECKED fl_status write_about(pull *p, fl_err *err) {
     char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
     fl_status st =
         text ? write_text(p, "about.json", text, strlen(text), err) : fl_fail(err, FL_ENOMEM, "the text of about.json");
-    free(text);
+    (free)(text); /* jansson took it from the C library */
     json_decref(o);
     return st;
 }

@@ -127,7 +127,7 @@ compute model_profile(const graph *g) {
     compute profile = COMPUTE_F32;
     for (uint32_t i = 0; i < g->n_weights; i++) {
         if (!(g->weights[i].uses & GRAPH_USE_MATMUL)) continue;
-        if (g->weights[i].compute == COMPUTE_Q8) return COMPUTE_Q8;
+        if (g->weights[i].compute == COMPUTE_Q8 || g->weights[i].compute == COMPUTE_Q12) return COMPUTE_Q8;
         if (g->weights[i].compute == COMPUTE_BF16) profile = COMPUTE_BF16;
     }
     return profile;

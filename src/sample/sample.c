@@ -61,25 +61,26 @@ static void penalise(const sample_params *s, float *logits, float *raw) {
     }
 }
 
-/* The k-th largest (k from 0) of n values; x is reordered. Hoare's FIND. */
-static float kth_largest(float *x, int64_t n, int64_t k) {
-    int64_t lo = 0, hi = n - 1;
-    while (lo < hi) {
-        float pivot = x[k];
-        int64_t i = lo, j = hi;
-        do {
-            while (x[i] > pivot) i++;
-            while (x[j] < pivot) j--;
-            if (i <= j) {
-                float t = x[i];
-                x[i++] = x[j];
-                x[j--] = t;
+/* The k-th largest (k from 1) of n values, in one pass with a heap of the k largest so far, smallest first. */
+static float kth_largest(const float *x, uint32_t n, uint32_t k, float *heap) {
+    uint32_t held = 0;
+    for (uint32_t id = 0; id < n; id++) {
+        uint32_t i = 0;
+        if (held < k) {     /* grow: the new value rises from the end */
+            for (i = held++; i > 0 && heap[(i - 1) / 2] > x[id]; i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
+        } else if (x[id] > heap[0]) {   /* replace the smallest: the new value sinks from the top */
+            for (uint32_t child = 1; child < k; child = 2 * i + 1) {
+                if (child + 1 < k && heap[child + 1] < heap[child]) child++;
+                if (heap[child] >= x[id]) break;
+                heap[i] = heap[child];
+                i = child;
             }
-        } while (i <= j);
-        if (j < k) lo = i;
-        if (k < i) hi = j;
+        } else {
+            continue;
+        }
+        heap[i] = x[id];
     }
-    return x[k];
+    return heap[0];
 }
 
 static void sift_down(uint32_t *heap, uint32_t n, uint32_t i, const float *x) {
@@ -160,24 +161,27 @@ static uint32_t draw(const sample_params *s, const uint32_t *ids, uint32_t n, co
     return best_id;
 }
 
-/* Keeps the candidates whose value is at least the k-th largest (ties stay). */
-static uint32_t keep_top_k(uint32_t *ids, uint32_t n, const float *x, uint32_t k, float *copy) {
-    if (k == 0 || k >= n) return n;
-    for (uint32_t i = 0; i < n; i++) copy[i] = x[ids[i]];
-    float least = kth_largest(copy, n, k - 1);
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < n; i++)
-        if (x[ids[i]] >= least) ids[kept++] = ids[i];
-    return kept;
+/* Fills x with scaled logits of the candidates and ids with the candidates, rising. min_p, top_k: each keeps all values
+ * from a bound on, so one pass with the higher bound does for both; ties with the k-th stay. */
+static uint32_t keep_candidates(const sample_params *s, const float *logits, uint32_t n_vocab, float max, float *x, uint32_t *ids, float *copy) {
+    float least = -__builtin_inff();
+    if (s->top_k > 0 && s->top_k < n_vocab) least = kth_largest(logits, n_vocab, s->top_k, copy) / s->temperature;
+    /* Below this no exp is needed to know that min_p drops it; the margin is far above the error of log. */
+    float hopeless = s->min_p > 0 ? max + vm_log(s->min_p) - 0.01f : least;
+    uint32_t n = 0;
+    for (uint32_t id = 0; id < n_vocab; id++) {
+        float v = logits[id] / s->temperature;
+        if (v < least || v < hopeless || v == -__builtin_inff()) continue;
+        if (s->min_p > 0 && vm_exp(v - max) < s->min_p) continue;
+        x[id] = v;
+        ids[n++] = id;
+    }
+    return n;
 }
 
 static uint32_t draw_filtered(const sample_params *s, const float *logits, uint32_t n_vocab, uint32_t top, float *x, uint32_t *ids, float *copy) {
-    uint32_t n = 0;
-    for (uint32_t id = 0; id < n_vocab; id++) x[id] = logits[id] / s->temperature;
-    float max = x[top];
-    for (uint32_t id = 0; id < n_vocab; id++)
-        if (x[id] > -__builtin_inff() && (s->min_p <= 0 || vm_exp(x[id] - max) >= s->min_p)) ids[n++] = id;
-    n = keep_top_k(ids, n, x, s->top_k, copy);
+    float max = logits[top] / s->temperature;
+    uint32_t n = keep_candidates(s, logits, n_vocab, max, x, ids, copy);
     if (s->top_p < 1) n = keep_top_p(ids, n, x, max, s->top_p);
     return draw(s, ids, n, x, top);
 }

@@ -128,9 +128,9 @@ fl_status tok_bpe_open(tok *t, const tok_source *src, fl_err *err) {
         tok_text x = src->texts[i];
         if (x.n) memcpy(tok_table_next(&names), x.bytes, x.n);
         tok_table_end(&names, x.n);
-        tok_map_add(&map, &names, i);
         tok_table_end(&t->table, tok_bpe_bytes(t, x, tok_table_next(&t->table)));
     }
+    tok_map_fill(&map, &names, NULL, 0);
     st = read_merges(t, src, &names, &map, err);
 
 done:

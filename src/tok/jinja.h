@@ -29,13 +29,13 @@
 typedef struct jinja jinja;
 
 enum {
-    JINJA_TEMPLATE_MAX = 1 << 20,       /* bytes of a template */
-    JINJA_OUTPUT_MAX = 16 << 20,        /* bytes of the output, and of any string */
-    JINJA_FUEL = 10 * 1000 * 1000,      /* operations of one rendering */
-    JINJA_MEMORY_MAX = 256 << 20,       /* bytes of all values of one rendering */
-    JINJA_DEPTH_MAX = 64,               /* nested blocks, brackets, and calls of macros */
-    JINJA_NESTING_MAX = 200,            /* nested lists and dicts of a value */
-    JINJA_RANGE_MAX = 100000,           /* numbers of one range() */
+    JINJA_TEMPLATE_MAX = 1 << 20,  /* bytes of a template */
+    JINJA_OUTPUT_MAX = 16 << 20,   /* bytes of the output, and of any string */
+    JINJA_FUEL = 10 * 1000 * 1000, /* operations of one rendering */
+    JINJA_MEMORY_MAX = 256 << 20,  /* bytes of all values of one rendering */
+    JINJA_DEPTH_MAX = 64,          /* nested blocks, brackets, and calls of macros */
+    JINJA_NESTING_MAX = 200,       /* nested lists and dicts of a value */
+    JINJA_RANGE_MAX = 100000,      /* numbers of one range() */
 };
 
 /* Local time for strftime_now(). */

@@ -10,16 +10,24 @@
 #include <string.h>
 #include <time.h>
 
-enum { FUNCTION_RAISE = 1, FUNCTION_STRFTIME, FUNCTION_RANGE, FUNCTION_NAMESPACE, FUNCTION_DICT };
+enum { FUNCTION_RAISE = 1, FUNCTION_STRFTIME, FUNCTION_RANGE, FUNCTION_NAMESPACE, FUNCTION_DICT, FUNCTION_REFUSED };
 
 jinja_value jinja_global(const char *name) {
     static const struct {
         const char *name;
         int function;
-    } globals[] = {{"raise_exception", FUNCTION_RAISE}, {"strftime_now", FUNCTION_STRFTIME}, {"range", FUNCTION_RANGE},
-                   {"namespace", FUNCTION_NAMESPACE},   {"dict", FUNCTION_DICT}};
+    } globals[] = {{"raise_exception", FUNCTION_RAISE},
+                   {"strftime_now", FUNCTION_STRFTIME},
+                   {"range", FUNCTION_RANGE},
+                   {"namespace", FUNCTION_NAMESPACE},
+                   {"dict", FUNCTION_DICT},
+                   {"cycler", FUNCTION_REFUSED},
+                   {"joiner", FUNCTION_REFUSED},
+                   {"lipsum", FUNCTION_REFUSED},
+                   {"self", FUNCTION_REFUSED}};
     for (size_t i = 0; i < sizeof globals / sizeof *globals; i++)
-        if (strcmp(name, globals[i].name) == 0) return (jinja_value){.type = JINJA_FUNCTION, .function = globals[i].function};
+        if (strcmp(name, globals[i].name) == 0)
+            return (jinja_value){.type = JINJA_FUNCTION, .function = globals[i].function};
     return jinja_undefined(name);
 }
 
@@ -82,23 +90,25 @@ static size_t char_end(const jinja_string *s, size_t at) {
 }
 
 static jinja_value item_at(jinja_run *r, jinja_value v, int64_t i) {
+    if (v.type == JINJA_STRING && !jinja_burn(r, v.s->n / 32)) return JINJA_UNDEFINED_VALUE;
     int64_t n = v.type == JINJA_STRING ? (int64_t)tok_utf8_count(v.s->p, v.s->n) : v.l->n;
     if (i < 0) i += n;
     if (i < 0 || i >= n) return jinja_undefined("an element beyond the end");
     if (v.type != JINJA_STRING) return v.l->v[i];
     size_t at = char_offset(v.s, i);
-    jinja_burn(r, v.s->n / 64);
     return jinja_string_slice(r, v.s, at, char_end(v.s, at));
 }
 
 jinja_value jinja_get_item(jinja_run *r, jinja_value v, jinja_value key) {
     if (v.type == JINJA_UNDEFINED) return missing(r, v);
     if (v.type == JINJA_DICT) {
-        const jinja_entry *e = jinja_dict_find(v.d, key);
+        const jinja_entry *e = jinja_dict_get(r, v.d, key);
         if (e) return e->value;
     }
-    bool indexed = v.type == JINJA_STRING || v.type == JINJA_LIST || v.type == JINJA_TUPLE || (v.type == JINJA_VIEW && !v.l->label);
-    if (indexed && (key.type == JINJA_INT || key.type == JINJA_BOOL)) return item_at(r, v, key.type == JINJA_INT ? key.i : key.b);
+    bool indexed = v.type == JINJA_STRING || v.type == JINJA_LIST || v.type == JINJA_TUPLE ||
+                   (v.type == JINJA_VIEW && !v.l->label);
+    if (indexed && (key.type == JINJA_INT || key.type == JINJA_BOOL))
+        return item_at(r, v, key.type == JINJA_INT ? key.i : key.b);
     if (key.type != JINJA_STRING) return jinja_undefined("an element");
     char *name = base_arena_strndup(&r->arena, key.s->p, key.s->n);
     if (!name) return jinja_fail(r, FL_ENOMEM, "values take too much memory");
@@ -117,17 +127,19 @@ static int64_t slice_bound(jinja_run *r, jinja_value v, int64_t n, int64_t low, 
     return i < low ? low : i > high ? high : i;
 }
 
-static jinja_value slice_string(jinja_run *r, const jinja_string *s, int64_t begin, int64_t end, int64_t step, int64_t n) {
+static jinja_value slice_string(jinja_run *r, const jinja_string *s, int64_t begin, int64_t end, int64_t step,
+                                int64_t n) {
     if (step == 1) {
         if (begin >= end) return jinja_string_new(r, "", 0);
         bool ascii = (size_t)n == s->n;
-        jinja_burn(r, s->n / 64);
-        return jinja_string_slice(r, s, ascii ? (size_t)begin : char_offset(s, begin), ascii ? (size_t)end : char_offset(s, end));
+        return jinja_string_slice(r, s, ascii ? (size_t)begin : char_offset(s, begin),
+                                  ascii ? (size_t)end : char_offset(s, end));
     }
     jinja_value chars = {.type = JINJA_STRING, .s = s};
     const jinja_list *l = jinja_items(r, chars);
     jinja_text t = {0};
-    for (int64_t i = begin; l && !r->status && (step > 0 ? i < end : i > end); i += step) jinja_text_string(r, &t, l->v[i].s);
+    for (int64_t i = begin; l && !r->status && (step > 0 ? i < end : i > end); i += step)
+        jinja_text_string(r, &t, l->v[i].s);
     return jinja_text_end(r, &t);
 }
 
@@ -136,10 +148,14 @@ static jinja_value eval_slice(jinja_run *r, const jinja_node *node) {
     for (int i = 0; i < 3; i++) part[i] = node->list[i] ? jinja_eval(r, node->list[i]) : JINJA_NONE_VALUE;
     if (r->status) return JINJA_UNDEFINED_VALUE;
     if (v.type == JINJA_UNDEFINED) return missing(r, v);
-    if (v.type != JINJA_STRING && v.type != JINJA_LIST && v.type != JINJA_TUPLE && v.type != JINJA_VIEW) return jinja_undefined("a slice");
+    if (v.type != JINJA_STRING && v.type != JINJA_LIST && v.type != JINJA_TUPLE && v.type != JINJA_VIEW)
+        return jinja_undefined("a slice");
+    if (v.type == JINJA_STRING && !jinja_burn(r, v.s->n / 32)) return JINJA_UNDEFINED_VALUE;
     int64_t n = v.type == JINJA_STRING ? (int64_t)tok_utf8_count(v.s->p, v.s->n) : v.l->n;
     int64_t step = part[2].type == JINJA_NONE ? 1 : part[2].type == JINJA_INT ? part[2].i : 0;
-    if (step == 0) return jinja_fail(r, FL_EINVAL, "the step of a slice cannot be %s", part[2].type == JINJA_INT ? "zero" : jinja_type_name(part[2]));
+    if (step == 0)
+        return jinja_fail(r, FL_EINVAL, "the step of a slice cannot be %s",
+                          part[2].type == JINJA_INT ? "zero" : jinja_type_name(part[2]));
     if (step > n + 1) step = n + 1;
     if (step < -n - 1) step = -n - 1;
     int64_t low = step > 0 ? 0 : -1, high = step > 0 ? n : n - 1;
@@ -148,7 +164,8 @@ static jinja_value eval_slice(jinja_run *r, const jinja_node *node) {
     if (r->status) return JINJA_UNDEFINED_VALUE;
     if (v.type == JINJA_STRING) return slice_string(r, v.s, begin, end, step, n);
     jinja_value out = jinja_list_new(r, v.type, 0);
-    for (int64_t i = begin; !r->status && (step > 0 ? i < end : i > end); i += step) jinja_list_push(r, out.l, v.l->v[i]);
+    for (int64_t i = begin; !r->status && (step > 0 ? i < end : i > end); i += step)
+        jinja_list_push(r, out.l, v.l->v[i]);
     return out;
 }
 
@@ -164,10 +181,17 @@ static jinja_value bad_operands(jinja_run *r, const char *op, jinja_value a, jin
 
 jinja_value jinja_add(jinja_run *r, jinja_value a, jinja_value b) {
     if (a.type == JINJA_STRING && b.type == JINJA_STRING) {
+        bool markup = a.s->markup || b.s->markup;
         jinja_text t = {0};
+        if (markup) {
+            a = jinja_markup(r, a.s, false);
+            b = jinja_markup(r, b.s, false);
+        }
+        if (r->status) return JINJA_UNDEFINED_VALUE;
         jinja_text_string(r, &t, a.s);
         jinja_text_string(r, &t, b.s);
-        return jinja_text_end(r, &t);
+        jinja_value sum = jinja_text_end(r, &t);
+        return markup && !r->status ? jinja_markup(r, sum.s, true) : sum;
     }
     if (a.type == b.type && (a.type == JINJA_LIST || a.type == JINJA_TUPLE)) {
         jinja_value out = jinja_list_new(r, a.type, 0);
@@ -185,7 +209,8 @@ jinja_value jinja_add(jinja_run *r, jinja_value a, jinja_value b) {
 static jinja_value repeat(jinja_run *r, jinja_value v, int64_t count) {
     if (count < 0) count = 0;
     uint64_t size = v.type == JINJA_STRING ? v.s->n : v.l->n;
-    if (size && (uint64_t)count > JINJA_OUTPUT_MAX / size) return jinja_fail(r, FL_ENOMEM, "a value repeated %lld times is too long", (long long)count);
+    if (size && (uint64_t)count > JINJA_OUTPUT_MAX / size)
+        return jinja_fail(r, FL_ENOMEM, "a value repeated %lld times is too long", (long long)count);
     if (!size) count = 0;
     if (v.type == JINJA_STRING) {
         jinja_text t = {0};
@@ -206,7 +231,8 @@ static jinja_value multiply(jinja_run *r, jinja_value a, jinja_value b) {
     if (!jinja_is_number(a) || !jinja_is_number(b)) return bad_operands(r, "*", a, b);
     if (a.type == JINJA_FLOAT || b.type == JINJA_FLOAT) return jinja_float(jinja_number(a) * jinja_number(b));
     int64_t product;
-    if (__builtin_mul_overflow(whole(a), whole(b), &product)) return jinja_fail(r, FL_EINVAL, "a number beyond 64 bits");
+    if (__builtin_mul_overflow(whole(a), whole(b), &product))
+        return jinja_fail(r, FL_EINVAL, "a number beyond 64 bits");
     return jinja_int(product);
 }
 
@@ -233,7 +259,8 @@ static jinja_value divide(jinja_run *r, int op, jinja_value a, jinja_value b) {
 
 static jinja_value power(jinja_run *r, jinja_value a, jinja_value b) {
     if (!jinja_is_number(a) || !jinja_is_number(b)) return bad_operands(r, "**", a, b);
-    if (a.type == JINJA_FLOAT || b.type == JINJA_FLOAT || whole(b) < 0) return jinja_float(pow(jinja_number(a), jinja_number(b)));
+    if (a.type == JINJA_FLOAT || b.type == JINJA_FLOAT || whole(b) < 0)
+        return jinja_float(pow(jinja_number(a), jinja_number(b)));
     int64_t base = whole(a), result = 1;
     int64_t exponent = whole(b);
     if (base == 0 || base == 1) return jinja_int(exponent ? base : 1);
@@ -256,14 +283,17 @@ static jinja_value eval_binary(jinja_run *r, const jinja_node *n) {
     if (!jinja_is_number(a) || !jinja_is_number(b)) return bad_operands(r, "-", a, b);
     if (a.type == JINJA_FLOAT || b.type == JINJA_FLOAT) return jinja_float(jinja_number(a) - jinja_number(b));
     int64_t difference;
-    if (__builtin_sub_overflow(whole(a), whole(b), &difference)) return jinja_fail(r, FL_EINVAL, "a number beyond 64 bits");
+    if (__builtin_sub_overflow(whole(a), whole(b), &difference))
+        return jinja_fail(r, FL_EINVAL, "a number beyond 64 bits");
     return jinja_int(difference);
 }
 
 static jinja_value eval_unary(jinja_run *r, const jinja_node *n) {
     jinja_value v = jinja_eval(r, n->a);
     if (r->status) return JINJA_UNDEFINED_VALUE;
-    if (!jinja_is_number(v)) return v.type == JINJA_UNDEFINED ? missing(r, v) : jinja_fail(r, FL_EINVAL, "%s has no sign", jinja_type_name(v));
+    if (!jinja_is_number(v))
+        return v.type == JINJA_UNDEFINED ? missing(r, v)
+                                         : jinja_fail(r, FL_EINVAL, "%s has no sign", jinja_type_name(v));
     if (n->op == '+') return v.type == JINJA_BOOL ? jinja_int(v.b) : v;
     if (v.type == JINJA_FLOAT) return jinja_float(-v.f);
     return multiply(r, jinja_int(whole(v)), jinja_int(-1));
@@ -318,12 +348,15 @@ static bool eval_keywords(jinja_run *r, const jinja_node *call, jinja_list *l, j
             push_keyword(r, l, names, n->name, jinja_eval(r, n->a));
         } else if (n->type == NODE_STAR2) {
             jinja_value d = jinja_eval(r, n->a);
-            if (!r->status && d.type != JINJA_DICT) jinja_fail(r, FL_EINVAL, "** needs a dict, not %s", jinja_type_name(d));
+            if (!r->status && d.type != JINJA_DICT)
+                jinja_fail(r, FL_EINVAL, "** needs a dict, not %s", jinja_type_name(d));
             for (uint32_t k = 0; !r->status && k < d.d->n; k++) {
                 const jinja_string *s = jinja_str(r, d.d->e[k].key);
                 char *name = base_arena_strndup(&r->arena, s->p, s->n);
-                if (!name) jinja_fail(r, FL_ENOMEM, "values take too much memory");
-                else push_keyword(r, l, names, name, d.d->e[k].value);
+                if (!name)
+                    jinja_fail(r, FL_ENOMEM, "values take too much memory");
+                else
+                    push_keyword(r, l, names, name, d.d->e[k].value);
             }
         }
     }
@@ -356,37 +389,48 @@ static bool eval_args(jinja_run *r, const jinja_node *call, jinja_args *out) {
 static jinja_value call_strftime(jinja_run *r, const jinja_args *a) {
     jinja_value format = jinja_arg(a, 0, "format", JINJA_NONE_VALUE);
     char out[1024], text[256];
-    if (format.type != JINJA_STRING || format.s->n >= sizeof text) return jinja_fail(r, FL_EINVAL, "strftime_now needs a short format");
+    if (format.type != JINJA_STRING || format.s->n >= sizeof text)
+        return jinja_fail(r, FL_EINVAL, "strftime_now needs a short format");
     if (!r->clock) return jinja_fail(r, FL_EINVAL, "strftime_now is used, but no time was given");
     const jinja_clock *c = r->clock;
-    struct tm tm = {.tm_year = c->year - 1900, .tm_mon = c->month - 1, .tm_mday = c->day, .tm_hour = c->hour, .tm_min = c->minute, .tm_sec = c->second};
+    struct tm tm = {.tm_year = c->year - 1900,
+                    .tm_mon = c->month - 1,
+                    .tm_mday = c->day,
+                    .tm_hour = c->hour,
+                    .tm_min = c->minute,
+                    .tm_sec = c->second};
     timegm(&tm); /* fills in the day of the week and of the year */
     memcpy(text, format.s->p, format.s->n);
     text[format.s->n] = '\0';
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
     size_t n = strftime(out, sizeof out, text, &tm);
-#pragma GCC diagnostic pop
     return jinja_string_new(r, out, n);
 }
 
 static jinja_value call_range(jinja_run *r, const jinja_args *a) {
     int64_t v[3] = {0, 0, 1};
     for (uint32_t i = 0; i < 3 && i < a->n; i++) {
-        if (a->v[i].type != JINJA_INT && a->v[i].type != JINJA_BOOL) return jinja_fail(r, FL_EINVAL, "range needs integers, not %s", jinja_type_name(a->v[i]));
+        if (a->v[i].type != JINJA_INT && a->v[i].type != JINJA_BOOL)
+            return jinja_fail(r, FL_EINVAL, "range needs integers, not %s", jinja_type_name(a->v[i]));
         v[i] = whole(a->v[i]);
     }
     if (a->n == 1) {
         v[1] = v[0];
         v[0] = 0;
     }
-    if (!a->n || a->n > 3 || a->n_names || !v[2]) return jinja_fail(r, FL_EINVAL, "range needs 1 to 3 integers, the last not zero");
-    jinja_value out = jinja_list_new(r, JINJA_VIEW, 0);
-    for (int64_t i = v[0]; !r->status && (v[2] > 0 ? i < v[1] : i > v[1]);) {
-        if (out.l->n == JINJA_RANGE_MAX) return jinja_fail(r, FL_ENOMEM, "a range of more than %d numbers", JINJA_RANGE_MAX);
-        jinja_list_push(r, out.l, jinja_int(i));
-        if (__builtin_add_overflow(i, v[2], &i)) break;
-    }
+    if (!a->n || a->n > 3 || a->n_names || !v[2])
+        return jinja_fail(r, FL_EINVAL, "range needs 1 to 3 integers, the last not zero");
+    uint64_t span = v[2] > 0 ? (v[1] > v[0] ? (uint64_t)v[1] - (uint64_t)v[0] : 0)
+                             : (v[0] > v[1] ? (uint64_t)v[0] - (uint64_t)v[1] : 0);
+    uint64_t step = v[2] > 0 ? (uint64_t)v[2] : -(uint64_t)v[2], count = span / step + (span % step != 0);
+    if (count > JINJA_RANGE_MAX) return jinja_fail(r, FL_ENOMEM, "a range of more than %d numbers", JINJA_RANGE_MAX);
+    jinja_value out = jinja_list_new(r, JINJA_VIEW, (uint32_t)count);
+    char form[80];
+    int n = snprintf(form, sizeof form, v[2] == 1 ? "range(%lld, %lld)" : "range(%lld, %lld, %lld)", (long long)v[0],
+                     (long long)v[1], (long long)v[2]);
+    const char *range = base_arena_strndup(&r->arena, form, (size_t)n);
+    if (!range) return jinja_fail(r, FL_ENOMEM, "values take too much memory");
+    for (uint64_t i = 0; i < count && !r->status; i++) jinja_list_push(r, out.l, jinja_int(v[0] + (int64_t)i * v[2]));
+    if (!r->status) out.l->range = range;
     return out;
 }
 
@@ -397,8 +441,10 @@ static bool set_named(jinja_run *r, jinja_dict *d, const char *name, jinja_value
 
 static jinja_value call_dict(jinja_run *r, const jinja_args *a, jinja_type type) {
     jinja_value out = jinja_dict_new(r);
-    if (a->n && a->v[0].type != JINJA_DICT) return jinja_fail(r, FL_EINVAL, "wanted a dict, not %s", jinja_type_name(a->v[0]));
-    for (uint32_t i = 0; a->n && !r->status && i < a->v[0].d->n; i++) jinja_dict_set(r, out.d, a->v[0].d->e[i].key, a->v[0].d->e[i].value);
+    if (a->n && a->v[0].type != JINJA_DICT)
+        return jinja_fail(r, FL_EINVAL, "wanted a dict, not %s", jinja_type_name(a->v[0]));
+    for (uint32_t i = 0; a->n && !r->status && i < a->v[0].d->n; i++)
+        jinja_dict_set(r, out.d, a->v[0].d->e[i].key, a->v[0].d->e[i].value);
     for (uint32_t i = 0; i < a->n_names && !r->status; i++) set_named(r, out.d, a->names[i], a->v[a->n + i]);
     if (!r->status) out.type = type;
     return out;
@@ -415,12 +461,14 @@ static jinja_value call_function(jinja_run *r, int function, const jinja_args *a
         case FUNCTION_STRFTIME: return call_strftime(r, a);
         case FUNCTION_RANGE: return call_range(r, a);
         case FUNCTION_NAMESPACE: return call_dict(r, a, JINJA_NAMESPACE);
+        case FUNCTION_REFUSED: return jinja_fail(r, FL_EUNSUPPORTED, "this function is not supported");
         default: return call_dict(r, a, JINJA_DICT);
     }
 }
 
 static jinja_value call_loop(jinja_run *r, jinja_loop *l, const char *name, const jinja_args *a) {
-    if (strcmp(name, "cycle") == 0) return a->n ? a->v[l->index % a->n] : jinja_fail(r, FL_EINVAL, "cycle needs values");
+    if (strcmp(name, "cycle") == 0)
+        return a->n ? a->v[l->index % a->n] : jinja_fail(r, FL_EINVAL, "cycle needs values");
     jinja_value now = {.type = JINJA_TUPLE}, all = jinja_list_new(r, JINJA_TUPLE, a->n);
     for (uint32_t i = 0; i < a->n && !r->status; i++) jinja_list_push(r, all.l, a->v[i]);
     if (r->status) return JINJA_UNDEFINED_VALUE;
@@ -435,7 +483,8 @@ jinja_value jinja_call(jinja_run *r, jinja_value callee, const jinja_args *a) {
         case JINJA_MACRO: return jinja_call_macro(r, callee.m, a);
         case JINJA_FUNCTION: return call_function(r, callee.function, a);
         case JINJA_METHOD:
-            if (callee.method->self.type == JINJA_LOOP) return call_loop(r, callee.method->self.loop, callee.method->name, a);
+            if (callee.method->self.type == JINJA_LOOP)
+                return call_loop(r, callee.method->self.loop, callee.method->name, a);
             return jinja_call_method(r, callee.method->self, callee.method->name, a);
         case JINJA_UNDEFINED: return missing(r, callee);
         default: return jinja_fail(r, FL_EINVAL, "%s cannot be called", jinja_type_name(callee));
@@ -473,6 +522,8 @@ static jinja_value eval_concat(jinja_run *r, const jinja_node *n) {
 
 static jinja_value eval_applied(jinja_run *r, const jinja_node *n) {
     jinja_args args;
+    if (n->type != NODE_CALL && n->function < 0)
+        return jinja_fail(r, FL_EINVAL, "no %s named \"%.60s\"", n->type == NODE_FILTER ? "filter" : "test", n->name);
     jinja_value v = jinja_eval(r, n->a);
     if (r->status || !eval_args(r, n, &args)) return JINJA_UNDEFINED_VALUE;
     if (n->type == NODE_CALL) return jinja_call(r, v, &args);
@@ -484,12 +535,14 @@ jinja_value jinja_apply_filters(jinja_run *r, const jinja_node *filters, jinja_v
     const jinja_node *chain[JINJA_DEPTH_MAX];
     uint32_t n = 0;
     for (const jinja_node *f = filters; f; f = f->a) {
-        if (n == JINJA_DEPTH_MAX || f->type != NODE_FILTER) return jinja_fail(r, FL_EINVAL, "a block takes a short chain of filters");
+        if (n == JINJA_DEPTH_MAX || f->type != NODE_FILTER)
+            return jinja_fail(r, FL_EINVAL, "a block takes a short chain of filters");
         chain[n++] = f;
     }
     while (n-- > 0 && !r->status) {
         jinja_args args;
-        if (eval_args(r, chain[n], &args)) v = jinja_filter_apply(r, chain[n]->function, v, &args);
+        if (chain[n]->function < 0) jinja_fail(r, FL_EINVAL, "no filter named \"%.60s\"", chain[n]->name);
+        if (eval_args(r, chain[n], &args) && !r->status) v = jinja_filter_apply(r, chain[n]->function, v, &args);
     }
     return v;
 }
@@ -502,24 +555,20 @@ static jinja_value eval_node(jinja_run *r, const jinja_node *n) {
         case NODE_TUPLE: return eval_list(r, n, JINJA_TUPLE);
         case NODE_LIST: return eval_list(r, n, JINJA_LIST);
         case NODE_DICT: return eval_dict(r, n);
-        case NODE_ATTR:
-            v = jinja_eval(r, n->a);
-            return r->status ? v : jinja_get_attr(r, v, n->name);
+        case NODE_ATTR: v = jinja_eval(r, n->a); return r->status ? v : jinja_get_attr(r, v, n->name);
         case NODE_ITEM: {
             v = jinja_eval(r, n->a);
             jinja_value key = jinja_eval(r, n->b);
             return r->status ? v : jinja_get_item(r, v, key);
         }
         case NODE_SLICE: return eval_slice(r, n);
-        case NODE_CALL: case NODE_FILTER: case NODE_TEST: return eval_applied(r, n);
+        case NODE_CALL:
+        case NODE_FILTER:
+        case NODE_TEST: return eval_applied(r, n);
         case NODE_UNARY: return eval_unary(r, n);
         case NODE_BINARY: return eval_binary(r, n);
-        case NODE_AND:
-            v = jinja_eval(r, n->a);
-            return jinja_truth(v) ? jinja_eval(r, n->b) : v;
-        case NODE_OR:
-            v = jinja_eval(r, n->a);
-            return jinja_truth(v) || r->status ? v : jinja_eval(r, n->b);
+        case NODE_AND: v = jinja_eval(r, n->a); return jinja_truth(v) ? jinja_eval(r, n->b) : v;
+        case NODE_OR: v = jinja_eval(r, n->a); return jinja_truth(v) || r->status ? v : jinja_eval(r, n->b);
         case NODE_NOT: return jinja_bool(!jinja_truth(jinja_eval(r, n->a)));
         case NODE_COMPARE: return eval_compare(r, n);
         case NODE_CONCAT: return eval_concat(r, n);

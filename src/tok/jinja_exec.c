@@ -41,7 +41,7 @@ bool jinja_burn(jinja_run *r, uint64_t n) {
 
 jinja_value jinja_lookup(jinja_run *r, const char *name) {
     for (const jinja_scope *s = r->scope; s; s = s->parent) {
-        if (!jinja_burn(r, 1)) return JINJA_UNDEFINED_VALUE;
+        if (!jinja_burn(r, 1 + s->n / 8)) return JINJA_UNDEFINED_VALUE;
         for (uint32_t i = 0; i < s->n; i++)
             if (strcmp(s->v[i].name, name) == 0) return s->v[i].value;
     }
@@ -50,6 +50,7 @@ jinja_value jinja_lookup(jinja_run *r, const char *name) {
 
 bool jinja_assign(jinja_run *r, const char *name, jinja_value v) {
     jinja_scope *s = r->scope;
+    if (!jinja_burn(r, s->n / 8)) return false;
     for (uint32_t i = 0; i < s->n; i++)
         if (strcmp(s->v[i].name, name) == 0) {
             s->v[i].value = v;
@@ -75,6 +76,13 @@ static bool push_scope(jinja_run *r, jinja_scope *parent) {
     return true;
 }
 
+/* A fresh scope in place of the innermost one, which is used again where nobody can tell. */
+static bool renew_scope(jinja_run *r, jinja_scope *parent) {
+    if (r->scope == parent || r->scope->kept) return push_scope(r, parent);
+    r->scope->n = 0;
+    return true;
+}
+
 static void assign_target(jinja_run *r, const jinja_node *target, jinja_value v) {
     if (r->status) return;
     if (target->type == NODE_NAME) {
@@ -82,9 +90,12 @@ static void assign_target(jinja_run *r, const jinja_node *target, jinja_value v)
     } else if (target->type == NODE_ATTR) {
         jinja_value space = jinja_eval(r, target->a);
         if (r->status) return;
-        if (space.type != JINJA_NAMESPACE) jinja_fail(r, FL_EINVAL, "only attributes of a namespace can be set");
-        else if (target->name[0] == '_') jinja_fail(r, FL_EINVAL, "a namespace cannot store \"%.60s\"", target->name);
-        else jinja_dict_set(r, space.d, jinja_string_new(r, target->name, strlen(target->name)), v);
+        if (space.type != JINJA_NAMESPACE)
+            jinja_fail(r, FL_EINVAL, "only attributes of a namespace can be set");
+        else if (target->name[0] == '_')
+            jinja_fail(r, FL_EINVAL, "a namespace cannot store \"%.60s\"", target->name);
+        else
+            jinja_dict_set(r, space.d, jinja_string_new(r, target->name, strlen(target->name)), v);
     } else {
         const jinja_list *l = jinja_items(r, v);
         if (!r->status && l->n != target->n) jinja_fail(r, FL_EINVAL, "%u values for %u names", l->n, target->n);
@@ -114,19 +125,17 @@ static flow exec_if(jinja_run *r, const jinja_node *n) {
     return n->c ? exec(r, n->c) : FLOW_ON;
 }
 
-/* The items a loop walks: those its condition accepts. */
+/* The items a loop walks: those its condition accepts. What the body appends to the list is not among them. */
 static jinja_list *loop_items(jinja_run *r, const jinja_node *n) {
     jinja_scope *outer = r->scope;
     jinja_value v = jinja_eval(r, n->b);
     jinja_list *all = r->status ? NULL : jinja_items(r, v);
     if (!all) return NULL;
-    jinja_value out = jinja_list_new(r, JINJA_LIST, all->n);
-    for (uint32_t i = 0; i < all->n && !r->status; i++) {
-        bool keep = true;
-        if (n->list[0] && push_scope(r, outer)) {
-            assign_target(r, n->a, all->v[i]);
-            keep = jinja_truth(jinja_eval(r, n->list[0]));
-        }
+    jinja_value out = jinja_list_new(r, JINJA_LIST, 0);
+    if (!n->list[0] && !r->status) *out.l = *all;
+    for (uint32_t i = 0; n->list[0] && i < all->n && renew_scope(r, outer); i++) {
+        assign_target(r, n->a, all->v[i]);
+        bool keep = jinja_truth(jinja_eval(r, n->list[0]));
         if (keep && !r->status) jinja_list_push(r, out.l, all->v[i]);
     }
     r->scope = outer;
@@ -141,7 +150,7 @@ static flow exec_for(jinja_run *r, const jinja_node *n) {
     loop->items = items;
     for (uint32_t i = 0; i < items->n && jinja_burn(r, 1); i++) {
         loop->index = i;
-        if (!push_scope(r, outer)) break;
+        if (!renew_scope(r, outer)) break;
         jinja_assign(r, "loop", (jinja_value){.type = JINJA_LOOP, .loop = loop});
         assign_target(r, n->a, items->v[i]);
         if (exec(r, n->c) == FLOW_BREAK) break;
@@ -154,6 +163,7 @@ static void define_macro(jinja_run *r, const jinja_node *n, const char *name) {
     jinja_macro *m = jinja_alloc(r, sizeof *m);
     if (!m) return;
     *m = (jinja_macro){n, r->scope};
+    for (jinja_scope *s = r->scope; s && !s->kept; s = s->parent) s->kept = true;
     jinja_assign(r, name, (jinja_value){.type = JINJA_MACRO, .m = m});
 }
 
@@ -172,35 +182,32 @@ static void bind(jinja_run *r, const jinja_node *n, const jinja_args *a) {
     for (uint32_t k = 0; k < a->n_names && !r->status; k++) {
         bool known = false;
         for (uint32_t i = 0; i < n->n; i++) known = known || strcmp(n->list[i]->name, a->names[k]) == 0;
-        if (strcmp(a->names[k], "caller") == 0) jinja_assign(r, "caller", a->v[a->n + k]);
-        else if (!known) jinja_dict_set(r, named.d, jinja_string_new(r, a->names[k], strlen(a->names[k])), a->v[a->n + k]);
+        if (strcmp(a->names[k], "caller") == 0)
+            jinja_assign(r, "caller", a->v[a->n + k]);
+        else if (!known)
+            jinja_dict_set(r, named.d, jinja_string_new(r, a->names[k], strlen(a->names[k])), a->v[a->n + k]);
     }
     if (r->status) return;
     jinja_assign(r, "varargs", rest);
     jinja_assign(r, "kwargs", named);
 }
 
-/* Whether a name is used in the tree; depth is that of the tree. */
-static bool uses(const jinja_node *n, const char *name, uint32_t depth) {
-    if (!n || depth > JINJA_FRAMES_MAX) return false;
-    if (n->type == NODE_NAME && strcmp(n->name, name) == 0) return true;
-    for (uint32_t i = 0; i < n->n; i++)
-        if (uses(n->list[i], name, depth + 1)) return true;
-    return uses(n->a, name, depth + 1) || uses(n->b, name, depth + 1) || uses(n->c, name, depth + 1);
-}
-
 static bool check_call(jinja_run *r, const jinja_node *n, const jinja_args *a) {
-    if (a->n > n->n && !uses(n->b, "varargs", 0)) jinja_fail(r, FL_EINVAL, "macro %.60s takes at most %u arguments", n->name, n->n);
+    if (a->n > n->n && !(n->op & JINJA_MACRO_VARARGS))
+        jinja_fail(r, FL_EINVAL, "macro %.60s takes at most %u arguments", n->name, n->n);
     for (uint32_t k = 0; k < a->n_names && !r->status; k++) {
         bool known = strcmp(a->names[k], "caller") == 0;
         for (uint32_t i = 0; i < n->n; i++) known = known || strcmp(n->list[i]->name, a->names[k]) == 0;
-        if (!known && !uses(n->b, "kwargs", 0)) jinja_fail(r, FL_EINVAL, "macro %.60s takes no argument \"%.60s\"", n->name, a->names[k]);
+        if (!known && !(n->op & JINJA_MACRO_KWARGS))
+            jinja_fail(r, FL_EINVAL, "macro %.60s takes no argument \"%.60s\"", n->name, a->names[k]);
     }
     return !r->status;
 }
 
 jinja_value jinja_call_macro(jinja_run *r, const jinja_macro *m, const jinja_args *a) {
-    if (r->depth >= JINJA_DEPTH_MAX) return jinja_fail(r, FL_ENOMEM, "macros call each other deeper than %d", JINJA_DEPTH_MAX);
+    if (r->depth >= JINJA_DEPTH_MAX)
+        return jinja_fail(r, FL_ENOMEM, "macros call each other deeper than %d", JINJA_DEPTH_MAX);
+    if (!jinja_burn(r, ((uint64_t)m->node->n + 1) * (a->n_names + 1) / 8)) return JINJA_UNDEFINED_VALUE;
     if (!check_call(r, m->node, a)) return JINJA_UNDEFINED_VALUE;
     jinja_scope *scope = r->scope;
     jinja_value v = JINJA_UNDEFINED_VALUE;
@@ -293,7 +300,8 @@ static flow exec(jinja_run *r, const jinja_node *n) {
 
 fl_status jinja_open(jinja **out, const char *text, size_t n, fl_err *err) {
     *out = NULL;
-    if (n > JINJA_TEMPLATE_MAX) return fl_fail(err, FL_EINVAL, "template of %zu bytes; at most %d are possible", n, JINJA_TEMPLATE_MAX);
+    if (n > JINJA_TEMPLATE_MAX)
+        return fl_fail(err, FL_EINVAL, "template of %zu bytes; at most %d are possible", n, JINJA_TEMPLATE_MAX);
     jinja *j = base_calloc(1, sizeof *j);
     if (!j) return fl_fail(err, FL_ENOMEM, "template");
     jinja_token *tokens;
@@ -345,13 +353,20 @@ static fl_status write_output(const jinja_text *t, jinja_output *out, fl_err *er
     return FL_OK;
 }
 
-fl_status jinja_render(const jinja *j, const json_t *context, const jinja_clock *clock, jinja_output *out, fl_err *err) {
+fl_status jinja_render(const jinja *j, const json_t *context, const jinja_clock *clock, jinja_output *out,
+                       fl_err *err) {
     *out = (jinja_output){0};
     jinja_text text = {0};
     jinja_scope root = {0};
-    jinja_run r = {.template = j, .arena = {.limit = JINJA_MEMORY_MAX}, .clock = clock, .scope = &root, .out = &text,
-                   .fuel = JINJA_FUEL, .err = err};
-    if (context && !json_is_object(context)) return fl_fail(err, FL_EINVAL, "the variables of a template are not a JSON object");
+    jinja_run r = {.template = j,
+                   .arena = {.limit = JINJA_MEMORY_MAX},
+                   .clock = clock,
+                   .scope = &root,
+                   .out = &text,
+                   .fuel = JINJA_FUEL,
+                   .err = err};
+    if (context && !json_is_object(context))
+        return fl_fail(err, FL_EINVAL, "the variables of a template are not a JSON object");
     if (context) set_variables(&r, context);
     if (!r.status) exec(&r, j->body);
     fl_status st = r.status ? r.status : write_output(&text, out, err);

@@ -49,6 +49,7 @@ typedef struct {
     const char *p;
     uint32_t n, n_marks;
     const jinja_mark *marks;
+    bool markup; /* result of safe or escape: `+` escapes what is joined to it, as the reference does */
 } jinja_string;
 
 typedef struct jinja_list jinja_list;
@@ -77,7 +78,8 @@ typedef struct {
 struct jinja_list {
     jinja_value *v;
     uint32_t n, cap;
-    const char *label; /* views: how they print, or NULL */
+    const char *label; /* views of dicts: their name when printed; NULL for others */
+    const char *range; /* range(): its printed form; NULL for others */
 };
 
 typedef struct {
@@ -93,7 +95,19 @@ struct jinja_dict {
 
 /* ------------------------------------------------------------------ tokens and tree */
 
-typedef enum { TOKEN_EOF, TOKEN_DATA, TOKEN_PRINT, TOKEN_PRINT_END, TOKEN_BLOCK, TOKEN_BLOCK_END, TOKEN_NAME, TOKEN_STRING, TOKEN_INT, TOKEN_FLOAT, TOKEN_OP } jinja_token_type;
+typedef enum {
+    TOKEN_EOF,
+    TOKEN_DATA,
+    TOKEN_PRINT,
+    TOKEN_PRINT_END,
+    TOKEN_BLOCK,
+    TOKEN_BLOCK_END,
+    TOKEN_NAME,
+    TOKEN_STRING,
+    TOKEN_INT,
+    TOKEN_FLOAT,
+    TOKEN_OP
+} jinja_token_type;
 
 /* Operators are their characters: '+', or '/' << 8 | '/'. */
 #define JINJA_OP2(a, b) ((a) << 8 | (b))
@@ -108,12 +122,42 @@ typedef struct {
 
 typedef enum {
     /* expressions */
-    NODE_CONST, NODE_NAME, NODE_TUPLE, NODE_LIST, NODE_DICT, NODE_ATTR, NODE_ITEM, NODE_SLICE, NODE_CALL, NODE_FILTER,
-    NODE_TEST, NODE_UNARY, NODE_BINARY, NODE_AND, NODE_OR, NODE_NOT, NODE_COMPARE, NODE_CONCAT, NODE_COND,
-    NODE_KEYWORD, NODE_STAR, NODE_STAR2,
+    NODE_CONST,
+    NODE_NAME,
+    NODE_TUPLE,
+    NODE_LIST,
+    NODE_DICT,
+    NODE_ATTR,
+    NODE_ITEM,
+    NODE_SLICE,
+    NODE_CALL,
+    NODE_FILTER,
+    NODE_TEST,
+    NODE_UNARY,
+    NODE_BINARY,
+    NODE_AND,
+    NODE_OR,
+    NODE_NOT,
+    NODE_COMPARE,
+    NODE_CONCAT,
+    NODE_COND,
+    NODE_KEYWORD,
+    NODE_STAR,
+    NODE_STAR2,
     /* statements */
-    NODE_BODY, NODE_DATA, NODE_PRINT, NODE_IF, NODE_FOR, NODE_SET, NODE_SET_BLOCK, NODE_MACRO, NODE_CALL_BLOCK,
-    NODE_FILTER_BLOCK, NODE_SCOPE, NODE_BREAK, NODE_CONTINUE,
+    NODE_BODY,
+    NODE_DATA,
+    NODE_PRINT,
+    NODE_IF,
+    NODE_FOR,
+    NODE_SET,
+    NODE_SET_BLOCK,
+    NODE_MACRO,
+    NODE_CALL_BLOCK,
+    NODE_FILTER_BLOCK,
+    NODE_SCOPE,
+    NODE_BREAK,
+    NODE_CONTINUE,
 } jinja_node_type;
 
 /* What the fields mean is said where the parser makes the node. */
@@ -129,6 +173,9 @@ struct jinja_node {
     int function; /* index of a filter or test */
     bool flag;
 };
+
+/* op of a MACRO: its body looks at arguments beyond its parameters. */
+enum { JINJA_MACRO_VARARGS = 1, JINJA_MACRO_KWARGS = 2 };
 
 struct jinja {
     base_arena arena;
@@ -148,8 +195,9 @@ struct jinja_scope {
     struct jinja_variable {
         const char *name;
         jinja_value value;
-    } *v;
+    } * v;
     uint32_t n, cap;
+    bool kept; /* a macro may look into it later: it is not used again */
 };
 
 /* A string under construction, with its marks. */
@@ -206,7 +254,7 @@ bool jinja_burn(jinja_run *r, uint64_t n);
 void *jinja_alloc(jinja_run *r, size_t bytes);
 
 /* ---- jinja_value.c */
-#define JINJA_NONE_VALUE ((jinja_value){.type = JINJA_NONE})
+#define JINJA_NONE_VALUE      ((jinja_value){.type = JINJA_NONE})
 #define JINJA_UNDEFINED_VALUE ((jinja_value){.type = JINJA_UNDEFINED})
 jinja_value jinja_bool(bool b);
 jinja_value jinja_int(int64_t i);
@@ -217,8 +265,10 @@ bool jinja_list_push(jinja_run *r, jinja_list *l, jinja_value v);
 jinja_value jinja_dict_new(jinja_run *r);
 bool jinja_dict_set(jinja_run *r, jinja_dict *d, jinja_value key, jinja_value value);
 const jinja_entry *jinja_dict_find(const jinja_dict *d, jinja_value key);
+/* As jinja_dict_find(), and pays for hashing a long key. */
+const jinja_entry *jinja_dict_get(jinja_run *r, const jinja_dict *d, jinja_value key);
 const jinja_entry *jinja_dict_find_name(const jinja_dict *d, const char *name);
-bool jinja_is_list(jinja_value v); /* list, tuple, view or generator */
+bool jinja_is_list(jinja_value v);   /* list, tuple, view or generator */
 bool jinja_is_number(jinja_value v); /* bool, int, float */
 bool jinja_truth(jinja_value v);
 const char *jinja_type_name(jinja_value v);
@@ -243,6 +293,8 @@ bool jinja_text_value(jinja_run *r, jinja_text *t, jinja_value v);
 bool jinja_text_repr(jinja_run *r, jinja_text *t, jinja_value v);
 jinja_value jinja_text_end(jinja_run *r, jinja_text *t);
 const jinja_string *jinja_str(jinja_run *r, jinja_value v); /* never NULL: empty after a failure */
+/* The string as markup: escaped for HTML, or as it is when it is trusted (safe). */
+jinja_value jinja_markup(jinja_run *r, const jinja_string *s, bool safe);
 bool jinja_marked(const jinja_string *s, size_t at);
 bool jinja_is_space(uint32_t cp);
 uint32_t jinja_upper(uint32_t cp);

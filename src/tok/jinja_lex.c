@@ -22,7 +22,9 @@ typedef struct {
     fl_err *err;
 } lexer;
 
-static fl_status fail(const lexer *x, const char *what) { return fl_fail(x->err, FL_EINVAL, "line %u: %s", x->line, what); }
+static fl_status fail(const lexer *x, const char *what) {
+    return fl_fail(x->err, FL_EINVAL, "line %u: %s", x->line, what);
+}
 
 static fl_status push(lexer *x, jinja_token_type type, int op, const char *p, size_t n) {
     if (x->n_tokens == x->cap) {
@@ -83,8 +85,10 @@ static void close_block(lexer *x) {
     char sign = x->s[x->at];
     advance(x, x->at + (sign == '-' || sign == '+' ? 3 : 2));
     x->line_start = false;
-    if (sign == '-') skip_space(x);
-    else if (sign != '+' && x->at < x->n && x->s[x->at] == '\n') advance(x, x->at + 1);
+    if (sign == '-')
+        skip_space(x);
+    else if (sign != '+' && x->at < x->n && x->s[x->at] == '\n')
+        advance(x, x->at + 1);
     x->line_start = x->at > 0 && x->s[x->at - 1] == '\n';
 }
 
@@ -158,8 +162,8 @@ static const char *escape(const char *p, const char *end, uint32_t *cp) {
     if (!digits || !hex_digits(p + 1, end, digits, cp)) return NULL;
     p += 1 + digits;
     uint32_t low;
-    if (*cp >= 0xd800 && *cp < 0xdc00 && end - p >= 6 && p[0] == '\\' && p[1] == 'u' && hex_digits(p + 2, end, 4, &low) &&
-        low >= 0xdc00 && low < 0xe000) {
+    if (*cp >= 0xd800 && *cp < 0xdc00 && end - p >= 6 && p[0] == '\\' && p[1] == 'u' &&
+        hex_digits(p + 2, end, 4, &low) && low >= 0xdc00 && low < 0xe000) {
         *cp = 0x10000 + ((*cp - 0xd800) << 10) + (low - 0xdc00);
         p += 6;
     }
@@ -327,15 +331,18 @@ static fl_status lex_all(lexer *x) {
     return st;
 }
 
-fl_status jinja_lex(base_arena *arena, const char *text, size_t n, jinja_token **tokens, size_t *n_tokens, fl_err *err) {
+fl_status jinja_lex(base_arena *arena, const char *text, size_t n, jinja_token **tokens, size_t *n_tokens,
+                    fl_err *err) {
     lexer x = {.arena = arena, .line = 1, .line_start = true, .err = err};
     size_t bad = tok_utf8_check(text, n);
     if (bad < n) return fl_fail(err, FL_EINVAL, "template is not valid UTF-8 at byte %zu", bad);
     x.s = base_arena_alloc(arena, n + 1);
     if (!x.s) return fl_fail(err, FL_ENOMEM, "template of %zu bytes", n);
     for (size_t i = 0; i < n; i++) {
-        if (text[i] == '\r') x.s[x.n++] = '\n';
-        else if (!(text[i] == '\n' && i && text[i - 1] == '\r')) x.s[x.n++] = text[i];
+        if (text[i] == '\r')
+            x.s[x.n++] = '\n';
+        else if (!(text[i] == '\n' && i && text[i - 1] == '\r'))
+            x.s[x.n++] = text[i];
     }
     if (x.n && x.s[x.n - 1] == '\n') x.n--;
     fl_status st = lex_all(&x);

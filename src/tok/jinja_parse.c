@@ -13,6 +13,7 @@ typedef struct {
     base_arena *arena;
     const jinja_token *t; /* the token looked at */
     uint32_t depth, loops;
+    uint32_t conditions; /* open branches: what is in them may never run */
     bool failed;
     fl_status status;
     fl_err *err;
@@ -75,7 +76,10 @@ static bool take_name(parser *p, const char *word) {
 
 static const char *shown(const parser *p) {
     switch (p->t->type) {
-        case TOKEN_EOF: case TOKEN_DATA: case TOKEN_PRINT: case TOKEN_BLOCK: return "end of code";
+        case TOKEN_EOF:
+        case TOKEN_DATA:
+        case TOKEN_PRINT:
+        case TOKEN_BLOCK: return "end of code";
         case TOKEN_PRINT_END: return "}}";
         case TOKEN_BLOCK_END: return "%}";
         default: return NULL;
@@ -97,8 +101,10 @@ static bool want_op(parser *p, int op) {
 
 static void want_block_end(parser *p) {
     if (p->failed) return;
-    if (p->t->type != TOKEN_BLOCK_END) unexpected(p, "%}");
-    else next(p);
+    if (p->t->type != TOKEN_BLOCK_END)
+        unexpected(p, "%}");
+    else
+        next(p);
 }
 
 static jinja_node *make(parser *p, jinja_node_type type, jinja_node *a, jinja_node *b) {
@@ -142,6 +148,7 @@ static jinja_node *parse_number(parser *p) {
         if (p->t->p[i] != '_') digits[k++] = p->t->p[i];
     digits[k] = '\0';
     if (p->failed) return NULL;
+    if (p->t->n >= sizeof digits) return fail(p, "a number of more than %zu digits", sizeof digits - 1);
     if (p->t->type == TOKEN_FLOAT) {
         n->value = (jinja_value){.type = JINJA_FLOAT, .f = strtod(digits, NULL)};
     } else {
@@ -193,9 +200,12 @@ static jinja_node *parse_word(parser *p) {
     static const struct {
         const char *word;
         jinja_value value;
-    } words[] = {{"true", {.type = JINJA_BOOL, .b = true}},   {"True", {.type = JINJA_BOOL, .b = true}},
-                 {"false", {.type = JINJA_BOOL, .b = false}}, {"False", {.type = JINJA_BOOL, .b = false}},
-                 {"none", {.type = JINJA_NONE}},              {"None", {.type = JINJA_NONE}}};
+    } words[] = {{"true", {.type = JINJA_BOOL, .b = true}},
+                 {"True", {.type = JINJA_BOOL, .b = true}},
+                 {"false", {.type = JINJA_BOOL, .b = false}},
+                 {"False", {.type = JINJA_BOOL, .b = false}},
+                 {"none", {.type = JINJA_NONE}},
+                 {"None", {.type = JINJA_NONE}}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (!is_name(p, words[i].word)) continue;
         jinja_node *n = make(p, NODE_CONST, NULL, NULL);
@@ -214,7 +224,8 @@ static jinja_node *parse_primary(parser *p) {
     switch (p->t->type) {
         case TOKEN_NAME: n = parse_word(p); break;
         case TOKEN_STRING: n = parse_string(p); break;
-        case TOKEN_INT: case TOKEN_FLOAT: n = parse_number(p); break;
+        case TOKEN_INT:
+        case TOKEN_FLOAT: n = parse_number(p); break;
         default:
             if (is_op(p, '[')) {
                 n = parse_items(p, NODE_LIST, ']');
@@ -304,14 +315,15 @@ static jinja_node *parse_postfix(parser *p, jinja_node *n) {
     return n;
 }
 
-/* FILTER and TEST: a is the value (NULL in a filter block), list the arguments, function the index. */
+/* FILTER and TEST: a is the value (NULL in a filter block), list the arguments, function the index, or -1 for a
+ * name that is not known: an error at once, except in a branch, where it is one when the branch runs. */
 static jinja_node *parse_filter(parser *p, jinja_node *of) {
     if (p->t->type != TOKEN_NAME) return unexpected(p, "the name of a filter");
     jinja_node *n = make_name(p, NODE_FILTER, p->t);
     if (!n) return NULL;
     n->a = of;
     n->function = jinja_filter_find(n->name);
-    if (n->function < 0) return fail(p, "no filter named \"%.60s\"", n->name);
+    if (n->function < 0 && !p->conditions) return fail(p, "no filter named \"%.60s\"", n->name);
     next(p);
     if (is_op(p, '(')) parse_arguments(p, n);
     return n;
@@ -320,7 +332,9 @@ static jinja_node *parse_filter(parser *p, jinja_node *of) {
 static bool begins_argument(const parser *p) {
     switch (p->t->type) {
         case TOKEN_NAME: return !is_name(p, "else") && !is_name(p, "or") && !is_name(p, "and") && !is_name(p, "if");
-        case TOKEN_STRING: case TOKEN_INT: case TOKEN_FLOAT: return true;
+        case TOKEN_STRING:
+        case TOKEN_INT:
+        case TOKEN_FLOAT: return true;
         default: return is_op(p, '[') || is_op(p, '{');
     }
 }
@@ -333,7 +347,7 @@ static jinja_node *parse_test(parser *p, jinja_node *of) {
     if (!n) return NULL;
     n->a = of;
     n->function = jinja_test_find(n->name);
-    if (n->function < 0) return fail(p, "no test named \"%.60s\"", n->name);
+    if (n->function < 0 && !p->conditions) return fail(p, "no test named \"%.60s\"", n->name);
     next(p);
     if (is_op(p, '(')) {
         parse_arguments(p, n);
@@ -408,11 +422,15 @@ static jinja_node *parse_binary(parser *p, int level) {
 enum { OP_IN = 1, OP_NOT_IN = 2 };
 
 static int compare_op(parser *p) {
-    static const int ops[] = {JINJA_OP2('=', '='), JINJA_OP2('!', '='), JINJA_OP2('<', '='), JINJA_OP2('>', '='), '<', '>', 0};
+    static const int ops[] = {
+        JINJA_OP2('=', '='), JINJA_OP2('!', '='), JINJA_OP2('<', '='), JINJA_OP2('>', '='), '<', '>', 0};
     int op = 0;
-    if (is_any(p, ops)) op = p->t->op;
-    else if (is_name(p, "in")) op = OP_IN;
-    else if (is_name(p, "not") && is_word(p->t + 1, "in")) op = OP_NOT_IN;
+    if (is_any(p, ops))
+        op = p->t->op;
+    else if (is_name(p, "in"))
+        op = OP_IN;
+    else if (is_name(p, "not") && is_word(p->t + 1, "in"))
+        op = OP_NOT_IN;
     if (op) next(p);
     if (op == OP_NOT_IN) next(p);
     return op;
@@ -463,7 +481,8 @@ static jinja_node *parse_expression(parser *p) {
 }
 
 static bool ends_tuple(const parser *p) {
-    return p->t->type == TOKEN_PRINT_END || p->t->type == TOKEN_BLOCK_END || is_op(p, ')') || is_name(p, "if") || is_name(p, "recursive");
+    return p->t->type == TOKEN_PRINT_END || p->t->type == TOKEN_BLOCK_END || is_op(p, ')') || is_name(p, "if") ||
+           is_name(p, "recursive");
 }
 
 /* One expression, or a tuple of them when there is a comma. */
@@ -523,6 +542,7 @@ static jinja_node *parse_block(parser *p, const char *const *ends) {
 /* IF: list of condition, body, condition, body, ...; c is the else body. */
 static jinja_node *parse_if(parser *p) {
     jinja_node *n = make(p, NODE_IF, NULL, NULL);
+    p->conditions++;
     for (;;) {
         append(p, n, parse_tuple(p, false));
         want_block_end(p);
@@ -535,6 +555,7 @@ static jinja_node *parse_if(parser *p) {
     } else if (!p->failed) {
         next(p);
     }
+    p->conditions--;
     want_block_end(p);
     return n;
 }
@@ -570,8 +591,10 @@ static jinja_node *parse_for(parser *p) {
 /* SET: a target (NAME, TUPLE, ATTR of a namespace), b the value. SET_BLOCK: a target, b body, c the filters. */
 static jinja_node *parse_set(parser *p) {
     jinja_node *target;
-    if (p->t->type == TOKEN_NAME && p->t[1].type == TOKEN_OP && p->t[1].op == '.') target = parse_dot(p, parse_word(p));
-    else target = parse_target(p);
+    if (p->t->type == TOKEN_NAME && p->t[1].type == TOKEN_OP && p->t[1].op == '.')
+        target = parse_dot(p, parse_word(p));
+    else
+        target = parse_target(p);
     if (!p->failed && take_op(p, '=')) {
         jinja_node *value = parse_tuple(p, true);
         want_block_end(p);
@@ -612,7 +635,20 @@ static jinja_node *parse_closed_block(parser *p, const char *const *ends) {
     return body;
 }
 
-/* MACRO: name, parameters in list, b body. */
+/* Whether a name is used in the tree; depth is that of the tree. */
+static bool uses(const jinja_node *n, const char *name, uint32_t depth) {
+    if (!n || depth > JINJA_FRAMES_MAX) return false;
+    if (n->type == NODE_NAME && strcmp(n->name, name) == 0) return true;
+    for (uint32_t i = 0; i < n->n; i++)
+        if (uses(n->list[i], name, depth + 1)) return true;
+    return uses(n->a, name, depth + 1) || uses(n->b, name, depth + 1) || uses(n->c, name, depth + 1);
+}
+
+static int macro_flags(const jinja_node *body) {
+    return (uses(body, "varargs", 0) ? JINJA_MACRO_VARARGS : 0) | (uses(body, "kwargs", 0) ? JINJA_MACRO_KWARGS : 0);
+}
+
+/* MACRO: name, parameters in list, b body, op JINJA_MACRO_*. */
 static jinja_node *parse_macro(parser *p) {
     if (p->t->type != TOKEN_NAME) return unexpected(p, "the name of a macro");
     jinja_node *n = make_name(p, NODE_MACRO, p->t);
@@ -622,6 +658,7 @@ static jinja_node *parse_macro(parser *p) {
     jinja_node *body = parse_closed_block(p, end_macro);
     if (p->failed) return NULL;
     n->b = body;
+    n->op = macro_flags(body);
     return n;
 }
 
@@ -635,6 +672,7 @@ static jinja_node *parse_call_block(parser *p) {
     jinja_node *body = parse_closed_block(p, end_call);
     if (p->failed) return NULL;
     macro->b = body;
+    macro->op = macro_flags(body);
     return make(p, NODE_CALL_BLOCK, call, macro);
 }
 

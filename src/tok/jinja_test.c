@@ -4,22 +4,79 @@
 #include <string.h>
 
 typedef enum {
-    IS_DEFINED, IS_UNDEFINED, IS_NONE, IS_STRING, IS_MAPPING, IS_ITERABLE, IS_SEQUENCE, IS_NUMBER, IS_INTEGER, IS_FLOAT,
-    IS_BOOLEAN, IS_TRUE, IS_FALSE, IS_CALLABLE, IS_ODD, IS_EVEN, IS_DIVISIBLE, IS_EQ, IS_NE, IS_LT, IS_LE, IS_GT, IS_GE, IS_IN,
-    IS_SAME, IS_UPPER, IS_LOWER, IS_FILTER, IS_TEST,
+    IS_DEFINED,
+    IS_UNDEFINED,
+    IS_NONE,
+    IS_STRING,
+    IS_MAPPING,
+    IS_ITERABLE,
+    IS_SEQUENCE,
+    IS_NUMBER,
+    IS_INTEGER,
+    IS_FLOAT,
+    IS_BOOLEAN,
+    IS_TRUE,
+    IS_FALSE,
+    IS_CALLABLE,
+    IS_ODD,
+    IS_EVEN,
+    IS_DIVISIBLE,
+    IS_EQ,
+    IS_NE,
+    IS_LT,
+    IS_LE,
+    IS_GT,
+    IS_GE,
+    IS_IN,
+    IS_SAME,
+    IS_UPPER,
+    IS_LOWER,
+    IS_FILTER,
+    IS_TEST,
 } kind;
 
 static const struct {
     const char *name;
     kind kind;
 } tests[] = {
-    {"defined", IS_DEFINED}, {"undefined", IS_UNDEFINED}, {"none", IS_NONE}, {"string", IS_STRING}, {"mapping", IS_MAPPING},
-    {"iterable", IS_ITERABLE}, {"sequence", IS_SEQUENCE}, {"number", IS_NUMBER}, {"integer", IS_INTEGER}, {"float", IS_FLOAT},
-    {"boolean", IS_BOOLEAN}, {"true", IS_TRUE}, {"false", IS_FALSE}, {"callable", IS_CALLABLE}, {"odd", IS_ODD}, {"even", IS_EVEN},
-    {"divisibleby", IS_DIVISIBLE}, {"eq", IS_EQ}, {"equalto", IS_EQ}, {"==", IS_EQ}, {"ne", IS_NE}, {"!=", IS_NE}, {"lt", IS_LT},
-    {"lessthan", IS_LT}, {"<", IS_LT}, {"le", IS_LE}, {"<=", IS_LE}, {"gt", IS_GT}, {"greaterthan", IS_GT}, {">", IS_GT},
-    {"ge", IS_GE}, {">=", IS_GE}, {"in", IS_IN}, {"sameas", IS_SAME}, {"upper", IS_UPPER}, {"lower", IS_LOWER},
-    {"filter", IS_FILTER}, {"test", IS_TEST},
+    {"defined", IS_DEFINED},
+    {"undefined", IS_UNDEFINED},
+    {"none", IS_NONE},
+    {"string", IS_STRING},
+    {"mapping", IS_MAPPING},
+    {"iterable", IS_ITERABLE},
+    {"sequence", IS_SEQUENCE},
+    {"number", IS_NUMBER},
+    {"integer", IS_INTEGER},
+    {"float", IS_FLOAT},
+    {"boolean", IS_BOOLEAN},
+    {"true", IS_TRUE},
+    {"false", IS_FALSE},
+    {"callable", IS_CALLABLE},
+    {"odd", IS_ODD},
+    {"even", IS_EVEN},
+    {"divisibleby", IS_DIVISIBLE},
+    {"eq", IS_EQ},
+    {"equalto", IS_EQ},
+    {"==", IS_EQ},
+    {"ne", IS_NE},
+    {"!=", IS_NE},
+    {"lt", IS_LT},
+    {"lessthan", IS_LT},
+    {"<", IS_LT},
+    {"le", IS_LE},
+    {"<=", IS_LE},
+    {"gt", IS_GT},
+    {"greaterthan", IS_GT},
+    {">", IS_GT},
+    {"ge", IS_GE},
+    {">=", IS_GE},
+    {"in", IS_IN},
+    {"sameas", IS_SAME},
+    {"upper", IS_UPPER},
+    {"lower", IS_LOWER},
+    {"filter", IS_FILTER},
+    {"test", IS_TEST},
 };
 
 int jinja_test_find(const char *name) {
@@ -74,7 +131,8 @@ bool jinja_test_apply(jinja_run *r, int test, jinja_value v, const jinja_args *a
         case IS_NONE: return v.type == JINJA_NONE;
         case IS_STRING: return v.type == JINJA_STRING;
         case IS_MAPPING: return v.type == JINJA_DICT;
-        case IS_ITERABLE: return v.type == JINJA_STRING || jinja_is_list(v) || v.type == JINJA_DICT || v.type == JINJA_UNDEFINED;
+        case IS_ITERABLE:
+            return v.type == JINJA_STRING || jinja_is_list(v) || v.type == JINJA_DICT || v.type == JINJA_UNDEFINED;
         case IS_SEQUENCE:
             return v.type == JINJA_STRING || v.type == JINJA_LIST || v.type == JINJA_TUPLE || v.type == JINJA_DICT ||
                    v.type == JINJA_UNDEFINED || (v.type == JINJA_VIEW && !v.l->label);

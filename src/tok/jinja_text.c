@@ -49,7 +49,7 @@ static bool mark(jinja_run *r, jinja_text *t, uint32_t begin, uint32_t end) {
 }
 
 bool jinja_text_put(jinja_run *r, jinja_text *t, const char *p, size_t n, bool input) {
-    if (!jinja_burn(r, n / 64) || !grow(r, t, n)) return false;
+    if (!jinja_burn(r, 1 + n / 64) || !grow(r, t, n)) return false;
     if (n) memcpy(t->p + t->n, p, n);
     uint32_t begin = t->n;
     t->n += (uint32_t)n;
@@ -63,8 +63,10 @@ static uint32_t mark_from(const jinja_string *s, size_t at) {
     uint32_t lo = 0, hi = s->n_marks;
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo) / 2;
-        if (s->marks[mid].end <= at) lo = mid + 1;
-        else hi = mid;
+        if (s->marks[mid].end <= at)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return lo;
 }
@@ -78,18 +80,21 @@ bool jinja_text_slice(jinja_run *r, jinja_text *t, const jinja_string *s, size_t
     uint32_t base = t->n;
     if (!jinja_text_put(r, t, s->p + begin, end - begin, false)) return false;
     for (uint32_t i = mark_from(s, begin); i < s->n_marks && s->marks[i].begin < end; i++) {
-        size_t b = s->marks[i].begin > begin ? s->marks[i].begin : begin, e = s->marks[i].end < end ? s->marks[i].end : end;
+        size_t b = s->marks[i].begin > begin ? s->marks[i].begin : begin,
+               e = s->marks[i].end < end ? s->marks[i].end : end;
         if (!mark(r, t, base + (uint32_t)(b - begin), base + (uint32_t)(e - begin))) return false;
     }
     return true;
 }
 
-bool jinja_text_string(jinja_run *r, jinja_text *t, const jinja_string *s) { return jinja_text_slice(r, t, s, 0, s->n); }
+bool jinja_text_string(jinja_run *r, jinja_text *t, const jinja_string *s) {
+    return jinja_text_slice(r, t, s, 0, s->n);
+}
 
 jinja_value jinja_text_end(jinja_run *r, jinja_text *t) {
     jinja_string *s = jinja_alloc(r, sizeof *s);
     if (!s || r->status) return JINJA_UNDEFINED_VALUE;
-    *s = (jinja_string){t->p ? t->p : "", t->n, t->n_marks, t->marks};
+    *s = (jinja_string){.p = t->p ? t->p : "", .n = t->n, .n_marks = t->n_marks, .marks = t->marks};
     return (jinja_value){.type = JINJA_STRING, .s = s};
 }
 
@@ -103,6 +108,25 @@ jinja_value jinja_string_slice(jinja_run *r, const jinja_string *s, size_t begin
     jinja_text t = {0};
     jinja_text_slice(r, &t, s, begin, end);
     return jinja_text_end(r, &t);
+}
+
+jinja_value jinja_markup(jinja_run *r, const jinja_string *s, bool safe) {
+    static const char from[] = "&<>'\"";
+    static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
+    jinja_text t = {0};
+    size_t plain = 0; /* where the bytes not yet copied begin */
+    for (size_t i = 0; !safe && !s->markup && i < s->n && !r->status; i++) {
+        const char *p = s->p[i] ? strchr(from, s->p[i]) : NULL;
+        if (!p) continue;
+        jinja_text_slice(r, &t, s, plain, i);
+        jinja_text_put(r, &t, to[p - from], strlen(to[p - from]), jinja_marked(s, i));
+        plain = i + 1;
+    }
+    jinja_text_slice(r, &t, s, plain, s->n);
+    jinja_string *out = jinja_alloc(r, sizeof *out);
+    if (!out || r->status) return JINJA_UNDEFINED_VALUE;
+    *out = (jinja_string){.p = t.p ? t.p : "", .n = t.n, .n_marks = t.n_marks, .marks = t.marks, .markup = true};
+    return (jinja_value){.type = JINJA_STRING, .s = out};
 }
 
 const jinja_string *jinja_str(jinja_run *r, jinja_value v) {
@@ -147,8 +171,8 @@ uint32_t jinja_lower(uint32_t c) {
 /* Whether repr() shows the character itself. Covers controls, separators and the usual format characters. */
 static bool prints(uint32_t c) {
     return !(c < 0x20 || (c >= 0x7f && c <= 0xa0) || c == 0xad || (jinja_is_space(c) && c != ' ') ||
-             (c >= 0x200b && c <= 0x200f) || (c >= 0x202a && c <= 0x202e) || (c >= 0x2060 && c <= 0x206f) || c == 0xfeff ||
-             (c >= 0xe000 && c <= 0xf8ff) || (c >= 0xfff0 && c <= 0xfffb) || c >= 0xe0000);
+             (c >= 0x200b && c <= 0x200f) || (c >= 0x202a && c <= 0x202e) || (c >= 0x2060 && c <= 0x206f) ||
+             c == 0xfeff || (c >= 0xe000 && c <= 0xf8ff) || (c >= 0xfff0 && c <= 0xfffb) || c >= 0xe0000);
 }
 
 /* ------------------------------------------------------------------ printing */
@@ -156,16 +180,16 @@ static bool prints(uint32_t c) {
 /* The shortest digits that read back as the same number, written as Python writes them. */
 void jinja_float_text(double f, char out[40]) {
     if (isnan(f) || isinf(f)) {
-        strcpy(out, isnan(f) ? "nan" : f < 0 ? "-inf" : "inf");
+        snprintf(out, 40, "%s", isnan(f) ? "nan" : f < 0 ? "-inf" : "inf");
         return;
     }
     char digits[40];
     int precision = 1;
     do snprintf(digits, sizeof digits, "%.*e", precision - 1, f);
     while (strtod(digits, NULL) != f && precision++ < 17);
-    int exponent = atoi(strchr(digits, 'e') + 1);
+    int exponent = (int)strtol(strchr(digits, 'e') + 1, NULL, 10);
     if (exponent < -4 || exponent >= 16) {
-        strcpy(out, digits); /* C writes the exponent as Python does: a sign and at least two digits */
+        snprintf(out, 40, "%s", digits); /* C writes the exponent as Python does: a sign and at least two digits */
     } else {
         int decimals = precision - 1 - exponent;
         snprintf(out, 40, "%.*f", decimals > 1 ? decimals : 1, f);
@@ -180,13 +204,20 @@ static bool repr_string(jinja_run *r, jinja_text *t, const jinja_string *s) {
         int len;
         char esc[16] = "";
         uint32_t c = tok_utf8_get((const uint8_t *)s->p + i, &len);
-        if (c == '\\' || c == (uint32_t)*quote) snprintf(esc, sizeof esc, "\\%c", (int)c);
-        else if (c == '\n') strcpy(esc, "\\n");
-        else if (c == '\r') strcpy(esc, "\\r");
-        else if (c == '\t') strcpy(esc, "\\t");
-        else if (!prints(c)) snprintf(esc, sizeof esc, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", c);
-        if (*esc) jinja_text_put(r, t, esc, strlen(esc), jinja_marked(s, i));
-        else jinja_text_slice(r, t, s, i, i + (size_t)len);
+        if (c == '\\' || c == (uint32_t)*quote)
+            snprintf(esc, sizeof esc, "\\%c", (int)c);
+        else if (c == '\n')
+            memcpy(esc, "\\n", 3);
+        else if (c == '\r')
+            memcpy(esc, "\\r", 3);
+        else if (c == '\t')
+            memcpy(esc, "\\t", 3);
+        else if (!prints(c))
+            snprintf(esc, sizeof esc, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", c);
+        if (*esc)
+            jinja_text_put(r, t, esc, strlen(esc), jinja_marked(s, i));
+        else
+            jinja_text_slice(r, t, s, i, i + (size_t)len);
         i += (size_t)len;
     }
     return jinja_text_puts(r, t, quote);
@@ -195,6 +226,7 @@ static bool repr_string(jinja_run *r, jinja_text *t, const jinja_string *s) {
 static bool repr_list(jinja_run *r, jinja_text *t, jinja_value v) {
     bool tuple = v.type == JINJA_TUPLE;
     if (v.type == JINJA_GENERATOR) return jinja_text_puts(r, t, "<generator>");
+    if (v.l->range) return jinja_text_puts(r, t, v.l->range);
     if (v.l->label) jinja_text_puts(r, t, v.l->label);
     if (v.l->label) jinja_text_puts(r, t, "(");
     jinja_text_puts(r, t, tuple ? "(" : "[");
@@ -228,7 +260,10 @@ bool jinja_text_repr(jinja_run *r, jinja_text *t, jinja_value v) {
     switch (v.type) {
         case JINJA_UNDEFINED: jinja_text_puts(r, t, "Undefined"); break;
         case JINJA_STRING: repr_string(r, t, v.s); break;
-        case JINJA_LIST: case JINJA_TUPLE: case JINJA_VIEW: case JINJA_GENERATOR: repr_list(r, t, v); break;
+        case JINJA_LIST:
+        case JINJA_TUPLE:
+        case JINJA_VIEW:
+        case JINJA_GENERATOR: repr_list(r, t, v); break;
         case JINJA_DICT: repr_dict(r, t, v.d); break;
         default: jinja_text_value(r, t, v);
     }
@@ -245,7 +280,11 @@ bool jinja_text_value(jinja_run *r, jinja_text *t, jinja_value v) {
         case JINJA_INT: snprintf(number, sizeof number, "%lld", (long long)v.i); return jinja_text_puts(r, t, number);
         case JINJA_FLOAT: jinja_float_text(v.f, number); return jinja_text_puts(r, t, number);
         case JINJA_STRING: return jinja_text_string(r, t, v.s);
-        case JINJA_LIST: case JINJA_TUPLE: case JINJA_VIEW: case JINJA_GENERATOR: case JINJA_DICT: return jinja_text_repr(r, t, v);
+        case JINJA_LIST:
+        case JINJA_TUPLE:
+        case JINJA_VIEW:
+        case JINJA_GENERATOR:
+        case JINJA_DICT: return jinja_text_repr(r, t, v);
         default: snprintf(number, sizeof number, "<%s>", jinja_type_name(v)); return jinja_text_puts(r, t, number);
     }
 }
@@ -261,10 +300,13 @@ static void put_string(jinja_run *r, jinja_text *t, const jinja_string *s, bool 
         char esc[16] = "";
         uint32_t c = tok_utf8_get((const uint8_t *)s->p + i, &len);
         const char *known = c && c < 0x80 ? strchr(from, (int)c) : NULL;
-        if (known) snprintf(esc, sizeof esc, "\\%c", to[known - from]);
-        else if (c < 0x20 || (ascii && c >= 0x7f && c < 0x10000 && c != 0x7f)) snprintf(esc, sizeof esc, "\\u%04x", c);
+        if (known)
+            snprintf(esc, sizeof esc, "\\%c", to[known - from]);
+        else if (c < 0x20 || (ascii && c >= 0x7f && c < 0x10000 && c != 0x7f))
+            snprintf(esc, sizeof esc, "\\u%04x", c);
         else if (ascii && c >= 0x10000)
-            snprintf(esc, sizeof esc, "\\u%04x\\u%04x", 0xd800 + ((c - 0x10000) >> 10), 0xdc00 + ((c - 0x10000) & 0x3ff));
+            snprintf(esc, sizeof esc, "\\u%04x\\u%04x", 0xd800 + ((c - 0x10000) >> 10),
+                     0xdc00 + ((c - 0x10000) & 0x3ff));
         if (*esc) {
             jinja_text_slice(r, t, s, plain, i);
             jinja_text_put(r, t, esc, strlen(esc), jinja_marked(s, i));
@@ -311,7 +353,8 @@ static void put_dict(jinja_run *r, jinja_text *t, const jinja_dict *d, const jin
     jinja_text_puts(r, t, "{");
     for (uint32_t i = 0; order && i < d->n && !r->status; i++) {
         uint32_t k = i;
-        for (; o->sort && k > 0 && jinja_burn(r, 1) && jinja_order(r, order[k - 1]->key, d->e[i].key) > 0; k--) order[k] = order[k - 1];
+        for (; o->sort && k > 0 && jinja_burn(r, 1) && jinja_order(r, order[k - 1]->key, d->e[i].key) > 0; k--)
+            order[k] = order[k - 1];
         order[k] = &d->e[i];
     }
     for (uint32_t i = 0; order && i < d->n && !r->status; i++) {
@@ -335,12 +378,15 @@ static void put_value(jinja_run *r, jinja_text *t, jinja_value v, const jinja_js
         case JINJA_NONE: jinja_text_puts(r, t, "null"); break;
         case JINJA_BOOL: jinja_text_puts(r, t, v.b ? "true" : "false"); break;
         case JINJA_FLOAT:
-            if (isnan(v.f) || isinf(v.f)) jinja_text_puts(r, t, isnan(v.f) ? "NaN" : v.f < 0 ? "-Infinity" : "Infinity");
-            else jinja_text_value(r, t, v);
+            if (isnan(v.f) || isinf(v.f))
+                jinja_text_puts(r, t, isnan(v.f) ? "NaN" : v.f < 0 ? "-Infinity" : "Infinity");
+            else
+                jinja_text_value(r, t, v);
             break;
         case JINJA_INT: jinja_text_value(r, t, v); break;
         case JINJA_STRING: put_string(r, t, v.s, o->ascii); break;
-        case JINJA_LIST: case JINJA_TUPLE: put_list(r, t, v.l, o, level); break;
+        case JINJA_LIST:
+        case JINJA_TUPLE: put_list(r, t, v.l, o, level); break;
         case JINJA_DICT: put_dict(r, t, v.d, o, level); break;
         default: jinja_fail(r, FL_EINVAL, "%s has no JSON form", jinja_type_name(v));
     }

@@ -21,11 +21,14 @@ jinja_value jinja_undefined(const char *hint) { return (jinja_value){.type = JIN
 
 bool jinja_is_list(jinja_value v) { return v.type >= JINJA_LIST && v.type <= JINJA_GENERATOR; }
 bool jinja_is_number(jinja_value v) { return v.type == JINJA_BOOL || v.type == JINJA_INT || v.type == JINJA_FLOAT; }
-double jinja_number(jinja_value v) { return v.type == JINJA_FLOAT ? v.f : v.type == JINJA_BOOL ? (double)v.b : (double)v.i; }
+double jinja_number(jinja_value v) {
+    return v.type == JINJA_FLOAT ? v.f : v.type == JINJA_BOOL ? (double)v.b : (double)v.i;
+}
 
 const char *jinja_type_name(jinja_value v) {
-    static const char *const names[] = {"undefined", "None", "bool", "int", "float", "str", "list", "tuple", "view",
-                                        "generator", "dict", "namespace", "macro", "function", "method", "loop"};
+    static const char *const names[] = {"undefined", "None",     "bool",   "int",       "float", "str",
+                                        "list",      "tuple",    "view",   "generator", "dict",  "namespace",
+                                        "macro",     "function", "method", "loop"};
     return names[v.type];
 }
 
@@ -65,15 +68,16 @@ static uint32_t hash_key(jinja_value k) {
     double f;
     switch (k.type) {
         case JINJA_STRING: return (uint32_t)base_hash(1, k.s->p, k.s->n);
-        case JINJA_BOOL: case JINJA_INT: case JINJA_FLOAT:
-            f = jinja_number(k) + 0.0;
-            return (uint32_t)base_hash(2, &f, sizeof f);
+        case JINJA_BOOL:
+        case JINJA_INT:
+        case JINJA_FLOAT: f = jinja_number(k) + 0.0; return (uint32_t)base_hash(2, &f, sizeof f);
         default: return (uint32_t)k.type;
     }
 }
 
 static bool same_key(jinja_value a, jinja_value b) {
-    if (a.type == JINJA_STRING && b.type == JINJA_STRING) return a.s->n == b.s->n && memcmp(a.s->p, b.s->p, a.s->n) == 0;
+    if (a.type == JINJA_STRING && b.type == JINJA_STRING)
+        return a.s->n == b.s->n && memcmp(a.s->p, b.s->p, a.s->n) == 0;
     if (a.type == JINJA_INT && b.type == JINJA_INT) return a.i == b.i;
     if (jinja_is_number(a) && jinja_is_number(b)) return jinja_number(a) == jinja_number(b);
     return a.type == b.type && a.type == JINJA_NONE;
@@ -95,6 +99,13 @@ const jinja_entry *jinja_dict_find(const jinja_dict *d, jinja_value key) {
     for (uint32_t at = hash_key(key) & mask; d->index[at]; at = (at + 1) & mask)
         if (same_key(d->e[d->index[at] - 1].key, key)) return &d->e[d->index[at] - 1];
     return NULL;
+}
+
+/* Operations that comparing or hashing a value takes beyond one. */
+static uint64_t weight(jinja_value v) { return v.type == JINJA_STRING ? v.s->n / 64 : 0; }
+
+const jinja_entry *jinja_dict_get(jinja_run *r, const jinja_dict *d, jinja_value key) {
+    return jinja_burn(r, weight(key)) ? jinja_dict_find(d, key) : NULL;
 }
 
 const jinja_entry *jinja_dict_find_name(const jinja_dict *d, const char *name) {
@@ -119,7 +130,7 @@ static bool dict_grow(jinja_run *r, jinja_dict *d) {
 }
 
 bool jinja_dict_set(jinja_run *r, jinja_dict *d, jinja_value key, jinja_value value) {
-    if (!jinja_burn(r, 1)) return false;
+    if (!jinja_burn(r, 1 + weight(key))) return false;
     if (key.type != JINJA_STRING && key.type != JINJA_NONE && !jinja_is_number(key)) {
         jinja_fail(r, FL_EINVAL, "%s cannot be the key of a dict", jinja_type_name(key));
         return false;
@@ -140,12 +151,15 @@ bool jinja_dict_set(jinja_run *r, jinja_dict *d, jinja_value key, jinja_value va
 
 bool jinja_truth(jinja_value v) {
     switch (v.type) {
-        case JINJA_UNDEFINED: case JINJA_NONE: return false;
+        case JINJA_UNDEFINED:
+        case JINJA_NONE: return false;
         case JINJA_BOOL: return v.b;
         case JINJA_INT: return v.i != 0;
         case JINJA_FLOAT: return v.f != 0;
         case JINJA_STRING: return v.s->n > 0;
-        case JINJA_LIST: case JINJA_TUPLE: case JINJA_VIEW: return v.l->n > 0;
+        case JINJA_LIST:
+        case JINJA_TUPLE:
+        case JINJA_VIEW: return v.l->n > 0;
         case JINJA_DICT: return v.d->n > 0;
         default: return true;
     }
@@ -169,7 +183,7 @@ static bool equal_dicts(jinja_run *r, const jinja_dict *a, const jinja_dict *b) 
 
 bool jinja_equal(jinja_run *r, jinja_value a, jinja_value b) {
     bool same = false;
-    if (!jinja_burn(r, 1)) return false;
+    if (!jinja_burn(r, 1 + weight(a))) return false;
     if (++r->frames > JINJA_FRAMES_MAX) {
         jinja_fail(r, FL_ENOMEM, "values are nested too deep");
     } else if (jinja_is_number(a) || a.type == JINJA_STRING || a.type == JINJA_NONE) {
@@ -177,7 +191,9 @@ bool jinja_equal(jinja_run *r, jinja_value a, jinja_value b) {
     } else if (a.type == b.type) {
         switch (a.type) {
             case JINJA_UNDEFINED: same = true; break;
-            case JINJA_LIST: case JINJA_TUPLE: case JINJA_VIEW: same = equal_lists(r, a.l, b.l); break;
+            case JINJA_LIST:
+            case JINJA_TUPLE:
+            case JINJA_VIEW: same = equal_lists(r, a.l, b.l); break;
             case JINJA_DICT: same = equal_dicts(r, a.d, b.d); break;
             default: same = a.d == b.d;
         }
@@ -196,7 +212,7 @@ static int order_numbers(jinja_value a, jinja_value b) {
 }
 
 int jinja_order(jinja_run *r, jinja_value a, jinja_value b) {
-    if (!jinja_burn(r, 1)) return 0;
+    if (!jinja_burn(r, 1 + weight(a))) return 0;
     if (jinja_is_number(a) && jinja_is_number(b)) return order_numbers(a, b);
     if (a.type == JINJA_STRING && b.type == JINJA_STRING) { /* bytes of UTF-8 order like code points */
         int c = memcmp(a.s->p, b.s->p, a.s->n < b.s->n ? a.s->n : b.s->n);
@@ -221,7 +237,7 @@ bool jinja_contains(jinja_run *r, jinja_value item, jinja_value in) {
         }
         return jinja_burn(r, in.s->n / 64) && (!item.s->n || memmem(in.s->p, in.s->n, item.s->p, item.s->n));
     }
-    if (in.type == JINJA_DICT) return jinja_dict_find(in.d, item) != NULL;
+    if (in.type == JINJA_DICT) return jinja_dict_get(r, in.d, item) != NULL;
     const jinja_list *l = jinja_items(r, in);
     for (uint32_t i = 0; l && i < l->n && !r->status; i++)
         if (jinja_equal(r, l->v[i], item)) return true;
@@ -243,7 +259,9 @@ jinja_list *jinja_items(jinja_run *r, jinja_value v) {
     jinja_value out;
     switch (v.type) {
         case JINJA_STRING: return characters(r, v.s);
-        case JINJA_LIST: case JINJA_TUPLE: case JINJA_VIEW: return v.l;
+        case JINJA_LIST:
+        case JINJA_TUPLE:
+        case JINJA_VIEW: return v.l;
         case JINJA_GENERATOR:
             out = jinja_list_new(r, JINJA_LIST, 0);
             if (out.type != JINJA_LIST) return NULL;
@@ -254,9 +272,7 @@ jinja_list *jinja_items(jinja_run *r, jinja_value v) {
             out = jinja_list_new(r, JINJA_LIST, v.d->n);
             for (uint32_t i = 0; out.type == JINJA_LIST && i < v.d->n; i++) jinja_list_push(r, out.l, v.d->e[i].key);
             return out.type == JINJA_LIST ? out.l : NULL;
-        case JINJA_UNDEFINED:
-            out = jinja_list_new(r, JINJA_LIST, 0);
-            return out.type == JINJA_LIST ? out.l : NULL;
+        case JINJA_UNDEFINED: out = jinja_list_new(r, JINJA_LIST, 0); return out.type == JINJA_LIST ? out.l : NULL;
         default: jinja_fail(r, FL_EINVAL, "%s cannot be walked", jinja_type_name(v)); return NULL;
     }
 }
@@ -300,7 +316,8 @@ jinja_value jinja_from_json(jinja_run *r, const json_t *j, bool trusted) {
         case JSON_STRING: return string_from_json(r, json_string_value(j), json_string_length(j), trusted);
         default: break;
     }
-    if (r->frames >= JINJA_NESTING_MAX) return jinja_fail(r, FL_EINVAL, "a value is nested deeper than %d", JINJA_NESTING_MAX);
+    if (r->frames >= JINJA_NESTING_MAX)
+        return jinja_fail(r, FL_EINVAL, "a value is nested deeper than %d", JINJA_NESTING_MAX);
     r->frames++;
     jinja_value v = container_from_json(r, j, trusted);
     r->frames--;

@@ -6,6 +6,9 @@
  * equals. A character that is no piece becomes the tokens of its bytes, or else the unknown
  * token (one for a run of them). Unused pieces serve as steps to longer ones and are taken apart
  * again at the end, the way the last pair seen for them was joined.
+ *
+ * No merge reaches over a blank that follows a byte which no piece has before a blank, so that
+ * the text is cut there and each part merged by itself: the same result with small heaps.
  * Source: google/sentencepiece, src/bpe_model.cc.
  */
 #include "tok/tok_int.h"
@@ -17,14 +20,17 @@
 #include <string.h>
 
 size_t tok_spm_blanks(const char *text, size_t n, char *out) {
-    size_t k = 0;
-    for (size_t i = 0; i < n;) {
-        if (i + 3 <= n && memcmp(text + i, "\xe2\x96\x81", 3) == 0) {
-            out[k++] = ' ';
-            i += 3;
-        } else {
-            out[k++] = text[i++];
-        }
+    size_t k = 0, i = 0;
+    while (i < n) {
+        const char *sign = memchr(text + i, 0xe2, n - i); /* the first byte of U+2581 */
+        size_t run = sign ? (size_t)(sign - text) - i : n - i;
+        memcpy(out + k, text + i, run);
+        k += run;
+        i += run;
+        if (!sign) break;
+        bool blank = i + 3 <= n && memcmp(text + i, "\xe2\x96\x81", 3) == 0;
+        out[k++] = blank ? ' ' : text[i];
+        i += blank ? 3 : 1;
     }
     return k;
 }
@@ -54,9 +60,10 @@ static fl_status add_token(tok *t, uint32_t i, tok_text x, fl_err *err) {
     }
     tok_table_end(&t->table, n);
     if (t->types[i] == TOK_NORMAL || t->types[i] == TOK_USER_DEFINED || t->types[i] == TOK_UNUSED) {
-        tok_map_add(&t->map, &t->table, i);
         if (n > t->piece_bytes_max) t->piece_bytes_max = (uint32_t)n;
         if (t->types[i] == TOK_UNUSED) t->has_unused = true;
+        for (const char *b = at; n > 1 && (b = memchr(b + 1, ' ', (size_t)(at + n - b) - 1)) != NULL;)
+            t->before_blank[(uint8_t)b[-1]] = true;
     }
     return FL_OK;
 }
@@ -74,6 +81,7 @@ fl_status tok_spm_open(tok *t, const tok_source *src, fl_err *err) {
         fl_status st = add_token(t, i, src->texts[i], err);
         if (st != FL_OK) return st;
     }
+    tok_map_fill(&t->map, &t->table, t->types, 1u << TOK_NORMAL | 1u << TOK_USER_DEFINED | 1u << TOK_UNUSED);
     if (!tok_match_init(&t->user, &t->table, t->types, 1u << TOK_USER_DEFINED))
         return fl_fail(err, FL_ENOMEM, "user-defined tokens");
     return FL_OK;
@@ -150,12 +158,30 @@ static bool put_symbols(const tok_merge *m, tok_ids *out) {
     return true;
 }
 
+static size_t segment_end(const tok *t, const char *text, size_t begin, size_t n) {
+    for (size_t i = begin + 1; i < n; i++)
+        if (text[i] == ' ' && !t->before_blank[(uint8_t)text[i - 1]]) return i;
+    return n;
+}
+
+static bool encode_segment(tok_merge *m, size_t begin, size_t end, tok_ids *out) {
+    if (!tok_merge_reserve(m, end - begin)) return false;
+    for (size_t i = begin; i < end;) {
+        size_t len = 0;
+        uint32_t id = tok_match_at(&m->t->user, m->text + i, end - i, &len);
+        if (id == TOK_NONE) len = (size_t)tok_utf8_char((const uint8_t *)m->text + i, end - i);
+        tok_merge_push(m, id, (uint32_t)i, (uint32_t)len, id != TOK_NONE);
+        i += len;
+    }
+    return tok_merge_run(m, find_pair) && put_symbols(m, out);
+}
+
 fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char *text, size_t n, tok_ids *out, fl_err *err) {
     const tok *t = m->t;
     size_t base = out->n;
     if (!n) return FL_OK;
     scratch->len = 0;
-    if (!base_buf_reserve(scratch, n + 1) || !tok_merge_reserve(m, n + 1)) goto no_memory;
+    if (!base_buf_reserve(scratch, n + 1)) goto no_memory;
     if (t->has_unused && !m->unused_left) {
         m->unused_left = base_calloc(t->n_vocab, sizeof *m->unused_left);
         if (!m->unused_left) goto no_memory;
@@ -163,14 +189,10 @@ fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char *text, size
     if (t->add_space_prefix) scratch->data[scratch->len++] = ' ';
     scratch->len += tok_spm_blanks(text, n, scratch->data + scratch->len);
     m->text = scratch->data;
-    for (size_t i = 0; i < scratch->len;) {
-        size_t len = 0;
-        uint32_t id = tok_match_at(&t->user, m->text + i, scratch->len - i, &len);
-        if (id == TOK_NONE) len = (size_t)tok_utf8_char((const uint8_t *)m->text + i, scratch->len - i);
-        tok_merge_push(m, id, (uint32_t)i, (uint32_t)len, id != TOK_NONE);
-        i += len;
+    for (size_t begin = 0, end; begin < scratch->len; begin = end) {
+        end = segment_end(t, m->text, begin, scratch->len);
+        if (!encode_segment(m, begin, end, out)) goto no_memory;
     }
-    if (!tok_merge_run(m, find_pair) || !put_symbols(m, out)) goto no_memory;
     return FL_OK;
 
 no_memory:

@@ -56,8 +56,8 @@ void tok_map_clear(tok_map *m) {
 }
 
 /* The slot of the string, or the free one where it belongs. */
-static uint32_t *probe(const tok_map *m, const tok_table *t, const char *bytes, size_t n, uint32_t *tag) {
-    uint64_t hash = base_hash(m->seed, bytes, n);
+static uint32_t *probe(const tok_map *m, const tok_table *t, const char *bytes, size_t n, uint64_t hash,
+                       uint32_t *tag) {
     *tag = (uint32_t)(hash >> 56) << 24;
     for (uint32_t i = (uint32_t)hash & m->mask;; i = (i + 1) & m->mask) {
         uint32_t slot = m->slots[i];
@@ -68,14 +68,25 @@ static uint32_t *probe(const tok_map *m, const tok_table *t, const char *bytes, 
     }
 }
 
-void tok_map_add(tok_map *m, const tok_table *t, uint32_t i) {
-    tok_text x = tok_table_get(t, i);
-    uint32_t tag, *slot = probe(m, t, x.bytes, x.n, &tag);
-    if (!*slot) *slot = tag | (i + 1);
+/* Hashes run ahead of the entries that are added, so that their slots are on the way from memory. */
+void tok_map_fill(tok_map *m, const tok_table *t, const uint8_t *types, unsigned set) {
+    enum { AHEAD = 16 };
+    uint64_t hashes[AHEAD];
+    for (uint32_t i = 0; i < t->n + AHEAD; i++) {
+        if (i >= AHEAD && (!types || set >> types[i - AHEAD] & 1)) {
+            tok_text x = tok_table_get(t, i - AHEAD);
+            uint32_t tag, *slot = probe(m, t, x.bytes, x.n, hashes[i % AHEAD], &tag);
+            if (!*slot) *slot = tag | (i - AHEAD + 1);
+        }
+        if (i >= t->n) continue;
+        tok_text x = tok_table_get(t, i);
+        hashes[i % AHEAD] = base_hash(m->seed, x.bytes, x.n);
+        __builtin_prefetch(&m->slots[(uint32_t)hashes[i % AHEAD] & m->mask], 1);
+    }
 }
 
 uint32_t tok_map_find(const tok_map *m, const tok_table *t, const char *bytes, size_t n) {
     uint32_t tag;
-    const uint32_t *slot = probe(m, t, bytes, n, &tag);
+    const uint32_t *slot = probe(m, t, bytes, n, base_hash(m->seed, bytes, n), &tag);
     return *slot ? (*slot & 0xffffffu) - 1 : (uint32_t)TOK_NONE;
 }

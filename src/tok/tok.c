@@ -80,17 +80,16 @@ static const char *const stop_texts[] = {
     "<end_of_turn>",
     "<turn|>",
     "<|end|>",
-    "<|return|>",
+    "<|end_of_turn|>",
     "<|call|>",
+    "<|return|>",
+    "<|user|>",
     "</s>",
     "<eos>",
-    "<|end_of_turn|>",
-    "<|user|>",
-    "<|observation|>",
-    "<EOT>",
     "<|eos|>",
-    "<\xef\xbd\x9c"
-    "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+    "<EOT>",
+    "<|observation|>",
+    "<｜end▁of▁sentence｜>",
 };
 
 static fl_status find_stops(tok *t, fl_err *err) {

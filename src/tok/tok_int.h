@@ -34,8 +34,8 @@ typedef struct {
 
 bool tok_map_init(tok_map *m, uint32_t n_keys);
 void tok_map_clear(tok_map *m);
-/* Adds entry i unless an equal string is there. */
-void tok_map_add(tok_map *m, const tok_table *t, uint32_t i);
+/* Adds the entries whose type is in the set (bit 1 << type; types NULL: all). The first of equal strings counts. */
+void tok_map_fill(tok_map *m, const tok_table *t, const uint8_t *types, unsigned set);
 uint32_t tok_map_find(const tok_map *m, const tok_table *t, const char *bytes, size_t n);
 
 /* A hash seed that a file cannot know. */
@@ -149,6 +149,7 @@ struct tok {
     float *scores;  /* [n_vocab] */
     uint32_t piece_bytes_max;
     bool has_unused;
+    bool before_blank[256]; /* bytes that some piece has directly before a blank */
 };
 
 #endif

@@ -22,7 +22,7 @@ static const dtype types[] = {DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q8_0, DT
                               DTYPE_Q6_K, DTYPE_F32,  DTYPE_F16,  DTYPE_BF16};
 enum { N_TYPES = sizeof types / sizeof types[0] };
 
-static const compute computes[] = {COMPUTE_Q8, COMPUTE_BF16, COMPUTE_F32};
+static const compute computes[] = {COMPUTE_Q8, COMPUTE_BF16, COMPUTE_F32, COMPUTE_Q12};
 
 static void mode_set(bool flush) {
 #if defined(__x86_64__)
@@ -195,7 +195,9 @@ static void case_check(const cpu_matmul_kernels *m, const matmul_case *c, const 
     base_free(w.data);
 }
 
-static bool has_pair(dtype type, compute c) { return c != COMPUTE_Q8 || dtype_find(type)->quantized; }
+static bool has_pair(dtype type, compute c) {
+    return c == COMPUTE_Q12 ? type == DTYPE_Q8_0 : c != COMPUTE_Q8 || dtype_find(type)->quantized;
+}
 
 static void all_counts(matmul_case c, uint64_t seed) {
     const cpu_matmul_kernels *m = fast_set();
@@ -233,6 +235,10 @@ TEST(q8_widths_and_token_counts) {
     if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
     widths_check(COMPUTE_Q8, true);
 }
+TEST(q12_widths_and_token_counts) {
+    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
+    widths_check(COMPUTE_Q12, true);
+}
 TEST(bf16_widths_and_token_counts) {
     if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
     widths_check(COMPUTE_BF16, true);
@@ -245,7 +251,7 @@ TEST(default_float_mode) {
     if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
     const uint32_t counts[] = {1, 3, 7, 12};
     for (uint32_t i = 0; i < N_TYPES; i++)
-        for (uint32_t c = 0; c < 3; c++)
+        for (uint32_t c = 0; c < 4; c++)
             for (draw how = DRAW_RANDOM; has_pair(types[i], computes[c]) && how <= DRAW_WILD; how++)
                 case_check(fast_set(), &(matmul_case){types[i], computes[c], 21, 512, how}, counts, 4, i * 10 + c);
 }
@@ -256,7 +262,7 @@ TEST(every_row_count) {
     const uint32_t counts[] = {2, 9};
     for (uint32_t n = 1; n <= 40; n++)
         for (uint32_t i = 0; i < N_TYPES; i++)
-            for (uint32_t c = 0; c < 3; c++)
+            for (uint32_t c = 0; c < 4; c++)
                 if (has_pair(types[i], computes[c]))
                     case_check(fast_set(), &(matmul_case){types[i], computes[c], n, 256, DRAW_RANDOM}, counts, 2, n);
     mode_set(false);
@@ -267,7 +273,7 @@ TEST(extreme_codes) {
     if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
     mode_set(true);
     for (uint32_t i = 0; i < N_TYPES; i++)
-        for (uint32_t c = 0; c < 3; c++)
+        for (uint32_t c = 0; c < 4; c++)
             for (draw how = DRAW_HIGH; has_pair(types[i], computes[c]) && how <= DRAW_WILD; how++)
                 all_counts((matmul_case){types[i], computes[c], 19, 768, how}, 77 + how);
     mode_set(false);
@@ -345,8 +351,9 @@ TEST(pairs_without_a_packed_form) {
     }
 }
 
-/* The rule of the q8 profile for one output, from decoded weights in double: what the fp32 sum may differ by is bounded
- * by one rounding of each of the at most 3 operations a group (scale product, fma, minimum) plus that of a decoded weight. */
+/* The rule of the q8 profile for one output, from decoded weights in double: what the fp32 sum may differ by is
+ * bounded by one rounding of each of the at most 3 operations a group (scale product, fma, minimum) plus that of
+ * a decoded weight. */
 static double q8_exact(const float *w, const float *x, uint32_t k, double *bound) {
     double sum = 0, magnitude = 0;
     for (uint32_t g = 0; g < k; g += 32) {

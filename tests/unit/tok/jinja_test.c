@@ -36,7 +36,8 @@ static const char *judge(const json_t *c, fl_status st, const jinja_output *out,
     }
     const json_t *mutable = json_object_get(error, "mutable");
     if (st == FL_OK) {
-        bool same = mutable && out->text.len == json_string_length(mutable) && memcmp(out->text.data, json_string_value(mutable), out->text.len) == 0;
+        bool same = mutable && out->text.len == json_string_length(mutable) &&
+                    memcmp(out->text.data, json_string_value(mutable), out->text.len) == 0;
         return same ? NULL : "no error";
     }
     if (strcmp(string_of(error, "kind"), "raised") == 0 && !strstr(err->msg, string_of(error, "text"))) return err->msg;
@@ -47,10 +48,26 @@ static const char *judge(const json_t *c, fl_status st, const jinja_output *out,
 static const struct {
     int i;
     const char *why;
-} refused[] = {{12, "x"}};
+} refused[] = {
+    {134, "recursive loops"},
+    {179, "this method of str"},
+    {189, "this method of str"},
+    {191, "this method of str"},
+    {192, "this method of str"},
+    {231, "filter named"},
+    {232, "filter named"},
+    {233, "filter named"},
+    {235, "filter named"},
+    {242, "names are not supported"},
+    {245, "filter named"},
+    {246, "filter named"},
+    {285, "not supported"},
+    {299, "undefined"},
+    {307, "format:"},
+};
 
 TEST(engine) {
-    json_t *all = json_load_file("tests/golden/tok/engine.json", 0, NULL);
+    json_t *all = json_load_file("tests/golden/tok/engine.json", JSON_ALLOW_NUL, NULL);
     const json_t *c;
     size_t i, passed = 0, n_refused = 0;
     CHECK(all != NULL);
@@ -58,14 +75,18 @@ TEST(engine) {
         jinja_output out;
         fl_err err = {.msg = ""};
         const json_t *text = json_object_get(c, "template");
-        fl_status st = render(json_string_value(text), json_string_length(text), json_object_get(c, "context"), &out, &err);
+        fl_status st =
+            render(json_string_value(text), json_string_length(text), json_object_get(c, "context"), &out, &err);
         const char *wrong = judge(c, st, &out, &err), *why = NULL;
         int index = (int)json_integer_value(json_object_get(c, "i"));
         for (size_t k = 0; k < sizeof refused / sizeof *refused; k++)
             if (refused[k].i == index) why = refused[k].why;
-        if (why && st != FL_OK && strstr(err.msg, why)) n_refused++;
-        else if (wrong) test_fail(__FILE__, __LINE__, "case %d: %s -> %s", index, json_string_value(text), wrong);
-        else passed++;
+        if (why && st != FL_OK && strstr(err.msg, why))
+            n_refused++;
+        else if (wrong)
+            test_fail(__FILE__, __LINE__, "case %d: %s -> %s", index, json_string_value(text), wrong);
+        else
+            passed++;
         jinja_output_clear(&out);
     }
     printf("  engine: %zu of %zu passed, %zu refused\n", passed, i, n_refused);
@@ -99,7 +120,7 @@ static jinja *open_template(const char *name, fl_err *err) {
 static json_t *load_templates(const char *file) {
     char path[512];
     snprintf(path, sizeof path, "%s/%s", templates_dir(), file);
-    return json_load_file(path, 0, NULL);
+    return json_load_file(path, JSON_ALLOW_NUL, NULL);
 }
 
 /* The literal ranges are rising, disjoint, inside the text, and begin and end at characters. */
@@ -145,7 +166,8 @@ TEST(templates) {
     }
     jinja_close(j);
     n_whole += whole;
-    printf("  templates: %zu of %zu cases passed, %zu of %zu templates in all their cases\n", passed, i, n_whole, n_templates);
+    printf("  templates: %zu of %zu cases passed, %zu of %zu templates in all their cases\n", passed, i, n_whole,
+           n_templates);
     json_decref(all);
 }
 
@@ -180,7 +202,8 @@ TEST(chat_tokens) {
         CHECK(tok_encode_ranges(t, out.text.data, out.text.len, out.literal, out.n_literal, 0, &ids, &err) == FL_OK);
         const json_t *want = json_object_get(c, "ids");
         bool same = ids.n == json_array_size(want);
-        for (size_t k = 0; same && k < ids.n; k++) same = ids.ids[k] == (uint32_t)json_integer_value(json_array_get(want, k));
+        for (size_t k = 0; same && k < ids.n; k++)
+            same = ids.ids[k] == (uint32_t)json_integer_value(json_array_get(want, k));
         CHECKF(same, "conversation %s", string_of(c, "conversation"));
         n++;
         tok_ids_clear(&ids);
@@ -217,7 +240,8 @@ TEST(origins) {
         {"{% filter upper %}x{{ u }}{% endfilter %}", "X..."},
         {"{{ messages[0].content ~ messages[0].role }}", "......"},
     };
-    json_t *context = json_pack("{s:s, s:s, s:[{s:s, s:s}]}", "u", "abc", "bos_token", "<s>", "messages", "role", "usr", "content", "hey");
+    json_t *context = json_pack("{s:s, s:s, s:[{s:s, s:s}]}", "u", "abc", "bos_token", "<s>", "messages", "role", "usr",
+                                "content", "hey");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         jinja_output out;
         fl_err err = {.msg = ""};
@@ -226,7 +250,8 @@ TEST(origins) {
         if (!shown) abort();
         memset(shown, '.', out.text.len);
         for (size_t k = 0; k < out.n_literal; k++)
-            memcpy(shown + out.literal[k].begin, out.text.data + out.literal[k].begin, out.literal[k].end - out.literal[k].begin);
+            memcpy(shown + out.literal[k].begin, out.text.data + out.literal[k].begin,
+                   out.literal[k].end - out.literal[k].begin);
         CHECKF(strcmp(shown, cases[i].literal) == 0, "%s: \"%s\"", cases[i].text, shown);
         free(shown);
         jinja_output_clear(&out);
@@ -244,13 +269,21 @@ TEST(budgets) {
         {"{% for a in range(100001) %}{% endfor %}", "100000", FL_ENOMEM},
         {"{{ 'x' * 100000000 }}", "too long", FL_ENOMEM},
         {"{{ [1] * 100000000 }}", "too long", FL_ENOMEM},
-        {"{% for a in range(20) %}{{ 'x' * 1000000 }}{% endfor %}", "longer than", FL_ENOMEM},
-        {"{% set n = namespace(s='xxxxxxxx') %}{% for a in range(50) %}{% set n.s = n.s + n.s %}{% endfor %}", "longer than", FL_ENOMEM},
+        {"{% for a in range(20) %}{{ 'xxxxxxxxxxxxxxxxxxxxxxxx' * 100000 }}{% endfor %}", "longer than", FL_ENOMEM},
+        {"{% set n = namespace(s='xxxxxxxx') %}{% for a in range(50) %}{% set n.s = n.s + n.s %}{% endfor %}",
+         "longer than", FL_ENOMEM},
         {"{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "line 1", FL_ENOMEM},
         {"{% set l = [] %}{% for i in range(9) %}{% set _ = l.append(l) %}{% endfor %}{{ l }}", "", FL_ENOMEM},
         {"{% set l = [] %}{% set _ = l.append(l) %}{{ l | tojson }}", "deep", FL_ENOMEM},
         {"{% set l = [1] %}{% for x in l %}{% set _ = l.append(x) %}{% endfor %}{{ l | length }}", NULL, FL_OK},
         {"\n\n{{ raise_exception('no ' ~ 'way') }}", "line 3: no way", FL_EINVAL},
+        {"{% set a = ('x' * 1000) * 9000 %}{% set b = ('x' * 1000) * 4000 %}{{ ('y' ~ a).rfind(b ~ 'z') }}",
+         "operations", FL_ENOMEM},
+        {"{% set a = ('x' * 1000) * 9000 %}{{ a.strip(a) }}", "operations", FL_ENOMEM},
+        {"{% set a = ('x' * 1000) * 9000 %}{% set b = a ~ '' %}{% for i in range(99999) %}{{ a == b }}{{ a | length "
+         "}}{% "
+         "endfor %}",
+         "operations", FL_ENOMEM},
         {"{{ 9223372036854775807 + 1 }}", "64 bits", FL_EINVAL},
         {"{{ 10 ** 40 }}", "64 bits", FL_EINVAL},
         {"{{ strftime_now(1) }}", "format", FL_EINVAL},
@@ -260,7 +293,8 @@ TEST(budgets) {
         fl_err err = {.msg = ""};
         size_t before = base_mem_bytes();
         fl_status st = render(cases[i].text, strlen(cases[i].text), NULL, &out, &err);
-        CHECKF(st == cases[i].status && (!cases[i].words || strstr(err.msg, cases[i].words)), "%s: %s %s", cases[i].text, fl_status_name(st), err.msg);
+        CHECKF(st == cases[i].status && (!cases[i].words || strstr(err.msg, cases[i].words)), "%s: %s %s",
+               cases[i].text, fl_status_name(st), err.msg);
         jinja_output_clear(&out);
         CHECK(base_mem_bytes() == before);
     }
@@ -270,8 +304,9 @@ TEST(budgets) {
 TEST(depth) {
     static const struct {
         const char *open, *middle, *close;
-    } cases[] = {{"(", "1", ")"}, {"[", "", "]"}, {"-", "1", ""}, {"not ", "1", ""}, {"1 if 1 else ", "1", ""}, {"1 + ", "1", ""},
-                 {"x.y[", "0", "]"}, {"", "1", "|string"}, {"", "x", ".y"}, {"{1:", "1", "}"}, {"1 ~ ", "1", ""}, {"1 and ", "1", ""}};
+    } cases[] = {{"(", "1", ")"},           {"[", "", "]"},    {"-", "1", ""},     {"not ", "1", ""},
+                 {"1 if 1 else ", "1", ""}, {"1 + ", "1", ""}, {"x.y[", "0", "]"}, {"", "1", "|string"},
+                 {"", "x", ".y"},           {"{1:", "1", "}"}, {"1 ~ ", "1", ""},  {"1 and ", "1", ""}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         base_buf text = {0};
         jinja_output out;
@@ -305,10 +340,11 @@ TEST(depth) {
     json_decref(context);
 }
 
-static const char rich[] = "{% macro m(a, b=2) %}{{ a }}{{ b }}{{ caller() }}{% endmacro %}{% set ns = namespace(x=[1]) %}"
-                           "{% for k, v in d.items() if v %}{{ loop.index }}{{ k ~ v }}{% set ns.x = ns.x + [k] %}{% else %}-{% endfor %}"
-                           "{% call m(u[::-1]) %}x{% endcall %}{{ d | dictsort | tojson(indent=2) }}{{ u.split('b') | map('upper') | join }}"
-                           "{% filter trim %} {{ strftime_now('%Y') }} {% endfilter %}{{ '%d' % 3 }}{{ {'a': [1.5, none]} }}";
+static const char rich[] =
+    "{% macro m(a, b=2) %}{{ a }}{{ b }}{{ caller() }}{% endmacro %}{% set ns = namespace(x=[1]) %}"
+    "{% for k, v in d.items() if v %}{{ loop.index }}{{ k ~ v }}{% set ns.x = ns.x + [k] %}{% else %}-{% endfor %}"
+    "{% call m(u[::-1]) %}x{% endcall %}{{ d | dictsort | tojson(indent=2) }}{{ u.split('b') | map('upper') | join }}"
+    "{% filter trim %} {{ strftime_now('%Y') }} {% endfilter %}{{ '%d' % 3 }}{{ {'a': [1.5, none]} }}";
 
 /* Any part of a template, and any byte changed, gives a result or an error. */
 TEST(damaged_templates) {
@@ -320,10 +356,12 @@ TEST(damaged_templates) {
         size_t n = sizeof rich - 1;
         jinja_output out;
         fl_err err;
-        if (i < n) n = i;
+        if (i < n)
+            n = i;
         else
             for (int k = 0; k < 3; k++)
-                text[test_random_below(&seed, (uint32_t)n)] = "{}%#-+|.,:()[]'\"ax1 \n~*/<=!\\\x80"[test_random_below(&seed, 32)];
+                text[test_random_below(&seed, (uint32_t)n)] =
+                    "{}%#-+|.,:()[]'\"ax1 \n~*/<=!\\\x80"[test_random_below(&seed, 30)];
         fl_status st = render(text, n, context, &out, &err);
         CHECK(st == FL_OK || st == FL_EINVAL || st == FL_EUNSUPPORTED || st == FL_ENOMEM);
         jinja_output_clear(&out);
@@ -356,10 +394,17 @@ TEST(allocation_failures) {
 TEST(bad_templates) {
     static const struct {
         const char *text, *words;
-    } cases[] = {{"a\n{{ 1 | nosuch }}", "line 2: no filter named \"nosuch\""}, {"{{ 1 is nosuch }}", "no test named"},
-                 {"{% include 'x' %}", "unknown tag \"include\""}, {"{% for x in y recursive %}{% endfor %}", "recursive"},
-                 {"{% if a %}", "ends before"}, {"{{ 'a }}", "without an end"}, {"{# a", "without an end"}, {"\xff", "UTF-8 at byte 0"},
-                 {"{{ a", "{{ without }}"}, {"{% break %}", "outside of a loop"}, {"{{ (1] }}", "bracket"}};
+    } cases[] = {{"a\n{{ 1 | nosuch }}", "line 2: no filter named \"nosuch\""},
+                 {"{{ 1 is nosuch }}", "no test named"},
+                 {"{% include 'x' %}", "unknown tag \"include\""},
+                 {"{% for x in y recursive %}{% endfor %}", "recursive"},
+                 {"{% if a %}", "ends before"},
+                 {"{{ 'a }}", "without an end"},
+                 {"{# a", "without an end"},
+                 {"\xff", "UTF-8 at byte 0"},
+                 {"{{ a", "{{ without }}"},
+                 {"{% break %}", "outside of a loop"},
+                 {"{{ (1] }}", "bracket"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         jinja_output out;
         fl_err err = {.msg = ""};

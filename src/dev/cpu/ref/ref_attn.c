@@ -7,7 +7,7 @@
  *         p = exp(s - base), +0 where s - base < -60
  *         l = sum p in 16 lanes by key mod 16; o = sum p V, + 0 at the end
  *     fold left to right: M = max(m1, m2), base as above, a = exp(m1 - base), b = exp(m2 - base),
- *         o = (o1 * a) + (o2 * b), l = (l1 * a) + (l2 * b); the first chunk is taken as it is
+ *         o = ((o1 * a) + (o2 * b)) + 0, l = (l1 * a) + (l2 * b); the first chunk is taken as it is
  *     out = o / l, lse = M + log(l); with a sink z: M' = max(M, z), a = exp(M - M'),
  *         out = (o * a) / ((l * a) + exp(z - M')); l = 0: out = 0, lse = -infinity.
  * bf16 profile: q, K, V and p rounded to bf16; products in blocks of 32 (of d for q.K; a page's keys for p V): one fma

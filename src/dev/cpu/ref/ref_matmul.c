@@ -3,6 +3,7 @@
  * This file is the definition the faster sets are tested against, so it repeats the
  * formulas and nothing else:
  *
+ *   q12   as q8 with 2047 in place of 127.
  *   q8    activations as int8 per group of 32 with an fp32 scale dx. A group of a
  *         weight row is integer codes, integer sub-scales and an fp16 scale dw; its
  *         integer sum is exact, then acc = fma((float)isum, dw * dx, acc), and for
@@ -25,10 +26,10 @@ enum {
     PIECE = 256, /* elements decoded at a time: whole blocks of every format */
 };
 
-/* 32 activations of one token in the q8 profile: x is about q * dx. */
+/* 32 activations of one token in the q8 profile: x is about q * dx, |q| <= 127, or 2047 for q12. */
 typedef struct {
     float dx;
-    int8_t q[GROUP];
+    int16_t q[GROUP];
 } act_group;
 
 /* 32 weights of one row: w[i] is dw * scale[i / 16] * code[i] + m * min. */
@@ -143,14 +144,16 @@ static float bf16_add(float acc, const float *w, const float *x) {
 
 static uint32_t n_groups(uint32_t k) { return k / GROUP + (k % GROUP != 0); }
 
+static bool is_q(compute c) { return c == COMPUTE_Q8 || c == COMPUTE_Q12; }
+
 static size_t token_bytes(compute c, uint32_t k) {
-    if (c == COMPUTE_Q8) return n_groups(k) * sizeof(act_group);
+    if (is_q(c)) return n_groups(k) * sizeof(act_group);
     return n_groups(k) * GROUP * sizeof(float);
 }
 
 static size_t ref_tile_bytes(dtype type, compute c, uint32_t k) {
     const dtype_info *info = dtype_find((uint32_t)type);
-    if (!info || c == COMPUTE_AUTO || (c == COMPUTE_Q8 && !info->quantized)) return 0;
+    if (!info || c == COMPUTE_AUTO || (is_q(c) && !info->quantized)) return 0;
     return CPU_TILE_ROWS * dtype_row_bytes(type, k);
 }
 
@@ -161,8 +164,8 @@ static void ref_weight_pack(cpu_weight *w, uint32_t row, uint32_t n_rows, const 
 
 static size_t ref_act_bytes(compute c, uint32_t k, uint32_t n_tokens) { return n_tokens * token_bytes(c, k); }
 
-/* q = clamp(RN(x * (127 / a)), -127, 127), dx = a / 127, with a the largest |x| of the group. */
-static bool act_group_put(act_group *g, const float *x, uint32_t n) {
+/* q = clamp(RN(x * (most / a)), -most, most), dx = a / most, with a the largest |x| of the group; most is 127 or 2047. */
+static bool act_group_put(act_group *g, const float *x, uint32_t n, int16_t most) {
     uint32_t bits_max = 0;
     memset(g, 0, sizeof *g);
     for (uint32_t i = 0; i < n; i++) {
@@ -174,12 +177,12 @@ static bool act_group_put(act_group *g, const float *x, uint32_t n) {
     memcpy(&a, &bits_max, sizeof a);
     if (bits_max >= 0x7f800000) return false;
     if (bits_max < 0x0d800000) return true; /* a < 2^-100 */
-    const float inverse = 127.0f / a;
-    g->dx = a / 127.0f;
+    const float inverse = (float)most / a;
+    g->dx = a / (float)most;
     for (uint32_t i = 0; i < n; i++) {
         long q = lrintf(x[i] * inverse);
-        q = q > 127 ? 127 : q < -127 ? -127 : q;
-        g->q[i] = (int8_t)q;
+        q = q > most ? most : q < -most ? -most : q;
+        g->q[i] = (int16_t)q;
     }
     return true;
 }
@@ -187,7 +190,7 @@ static bool act_group_put(act_group *g, const float *x, uint32_t n) {
 static bool ref_act_put(cpu_act *a, uint32_t t, const float *x) {
     const size_t bytes = token_bytes(a->compute, a->k);
     uint8_t *out = a->data + t * bytes;
-    if (a->compute != COMPUTE_Q8) {
+    if (!is_q(a->compute)) {
         float *f = (float *)(void *)out;
         memset(f, 0, bytes);
         for (uint32_t i = 0; i < a->k; i++) f[i] = a->compute == COMPUTE_BF16 ? bf16_round(x[i]) : x[i];
@@ -195,7 +198,8 @@ static bool ref_act_put(cpu_act *a, uint32_t t, const float *x) {
     }
     act_group *g = (act_group *)(void *)out;
     for (uint32_t i = 0; i < a->k; i += GROUP)
-        if (!act_group_put(&g[i / GROUP], x + i, a->k - i < GROUP ? a->k - i : GROUP)) {
+        if (!act_group_put(&g[i / GROUP], x + i, a->k - i < GROUP ? a->k - i : GROUP,
+                           a->compute == COMPUTE_Q12 ? 2047 : 127)) {
             memset(out, 0, bytes);
             return false;
         }
@@ -255,7 +259,7 @@ static void ref_product(const cpu_weight *w, uint32_t tile, const void *panel, c
     const size_t row_bytes = w->tile_bytes / CPU_TILE_ROWS;
     for (uint32_t r = 0; r < CPU_TILE_ROWS; r++) {
         const uint8_t *row = w->data + tile * w->tile_bytes + r * row_bytes;
-        if (w->compute == COMPUTE_Q8)
+        if (is_q(w->compute))
             q8_row(w, row, a, t0, n_tokens, y + r, y_stride);
         else
             float_row(w, row, a, t0, n_tokens, y + r, y_stride);

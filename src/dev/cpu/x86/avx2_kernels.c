@@ -21,6 +21,9 @@
  */
 #include "dev/cpu/x86/avx2_matmul.h"
 
+/* A line is a few instructions that belong together. */
+/* clang-format off */
+
 /* Constants at [k]: nibble mask, bit 4, bits 4 and 5, int16 ones, the upper halves of dwords. */
 #define X8(x) x, x, x, x, x, x, x, x
 static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
@@ -77,15 +80,15 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
     LOW(3) COLS_##C(NEXT, C, 3) HIGH(4) COLS_##C(NEXT, C, 4) HIGH(5) COLS_##C(NEXT, C, 5)                              \
     HIGH(6) COLS_##C(NEXT, C, 6) HIGH(7) COLS_##C(NEXT, C, 7)
 #define STEPS_5(C)                                                                                                     \
-    LOW(0) PLANE(256, 32, LEFT4) COLS_##C(FIRST, C, 0) LOW(1) PLANE(256, 32, LEFT3) COLS_##C(NEXT, C, 1)                       \
-    LOW(2) PLANE(256, 32, LEFT2) COLS_##C(NEXT, C, 2) LOW(3) PLANE(256, 32, LEFT1) COLS_##C(NEXT, C, 3)                        \
-    HIGH(4) PLANE(256, 32, STAY) COLS_##C(NEXT, C, 4) HIGH(5) PLANE(256, 32, RIGHT1) COLS_##C(NEXT, C, 5)                      \
+    LOW(0) PLANE(256, 32, LEFT4) COLS_##C(FIRST, C, 0) LOW(1) PLANE(256, 32, LEFT3) COLS_##C(NEXT, C, 1)               \
+    LOW(2) PLANE(256, 32, LEFT2) COLS_##C(NEXT, C, 2) LOW(3) PLANE(256, 32, LEFT1) COLS_##C(NEXT, C, 3)                \
+    HIGH(4) PLANE(256, 32, STAY) COLS_##C(NEXT, C, 4) HIGH(5) PLANE(256, 32, RIGHT1) COLS_##C(NEXT, C, 5)              \
     HIGH(6) PLANE(256, 32, RIGHT2) COLS_##C(NEXT, C, 6) HIGH(7) PLANE(256, 32, RIGHT3) COLS_##C(NEXT, C, 7)
 #define STEPS_6_LOW(C)                                                                                                 \
-    LOW(0) PLANE(256, 64, LEFT4) COLS_##C(FIRST, C, 0) LOW(1) PLANE(256, 64, LEFT2) COLS_##C(NEXT, C, 1)                       \
+    LOW(0) PLANE(256, 64, LEFT4) COLS_##C(FIRST, C, 0) LOW(1) PLANE(256, 64, LEFT2) COLS_##C(NEXT, C, 1)               \
     LOW(2) PLANE(256, 64, STAY) COLS_##C(NEXT, C, 2) LOW(3) PLANE(256, 64, RIGHT2) COLS_##C(NEXT, C, 3)
 #define STEPS_6_HIGH(C)                                                                                                \
-    HIGH(4) PLANE(320, 64, LEFT4) COLS_##C(FIRST, C, 4) HIGH(5) PLANE(320, 64, LEFT2) COLS_##C(NEXT, C, 5)                     \
+    HIGH(4) PLANE(320, 64, LEFT4) COLS_##C(FIRST, C, 4) HIGH(5) PLANE(320, 64, LEFT2) COLS_##C(NEXT, C, 5)             \
     HIGH(6) PLANE(320, 64, STAY) COLS_##C(NEXT, C, 6) HIGH(7) PLANE(320, 64, RIGHT2) COLS_##C(NEXT, C, 7)
 
 /* Drains the 16-bit sums to 32 bits by the weights in ymm12, 13, less the pairs at `at` * C. */
@@ -126,12 +129,32 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
     "vmulps 192(%[meta]), %%ymm14, %%ymm15\n\tvmulps 224(%[meta]), %%ymm14, %%ymm14\n\t"                               \
     "vfmadd231ps %%ymm12, %%ymm15, %%ymm" #a "\n\tvfmadd231ps %%ymm13, %%ymm14, %%ymm" #b "\n\t" STORE(c, a, b)
 
+/* The direct kernels read fp16 scales (and minima 32 bytes on) where they lie, at byte `at` of the packed group. */
+#define SCALE_AT(c, a, b, C, at)                                                                                       \
+    "vbroadcastss 32*" #C "+4*" #c "(%[x]), %%ymm15\n\t"                                                               \
+    "vcvtdq2ps %%ymm" #a ", %%ymm" #a "\n\tvcvtdq2ps %%ymm" #b ", %%ymm" #b "\n\t"                                     \
+    "vcvtph2ps " #at "(%[w]), %%ymm12\n\tvcvtph2ps " #at "+16(%[w]), %%ymm13\n\t"                                      \
+    "vmulps %%ymm15, %%ymm12, %%ymm12\n\tvmulps %%ymm15, %%ymm13, %%ymm13\n\t"                                         \
+    "vfmadd213ps 64*" #c "(%[acc]), %%ymm12, %%ymm" #a "\n\t"                                                          \
+    "vfmadd213ps 64*" #c "+32(%[acc]), %%ymm13, %%ymm" #b "\n\t"
+#define FINISH_AT(c, a, b, C, at) SCALE_AT(c, a, b, C, at) STORE(c, a, b)
+#define FINISH_MIN_AT(c, a, b, C, at)                                                                                  \
+    SCALE_AT(c, a, b, C, at)                                                                                           \
+    "vbroadcastss 36*" #C "+4*" #c "(%[x]), %%ymm14\n\t"                                                               \
+    "vcvtph2ps " #at "+32(%[w]), %%ymm12\n\tvcvtph2ps " #at "+48(%[w]), %%ymm13\n\t"                                   \
+    "vmulps %%ymm15, %%ymm12, %%ymm12\n\tvmulps %%ymm15, %%ymm13, %%ymm13\n\t"                                         \
+    "vfmadd231ps %%ymm12, %%ymm14, %%ymm" #a "\n\tvfmadd231ps %%ymm13, %%ymm14, %%ymm" #b "\n\t" STORE(c, a, b)
+
+#define DIRECT_TAIL_0(C)   ONES COLS_##C(OFFSET, C, 40) COLS_##C(DRAIN, C) COLS_##C(FINISH_AT, C, 256)
+#define DIRECT_TAIL_5(C)   ONES COLS_##C(OFFSET, C, 44) COLS_##C(DRAIN, C) COLS_##C(FINISH_AT, C, 320)
+#define DIRECT_TAIL_MIN(C) ONES COLS_##C(DRAIN, C) COLS_##C(FINISH_MIN_AT, C, 256)
 #define TAIL_0(C)        ONES COLS_##C(OFFSET, C, 40) COLS_##C(DRAIN, C) COLS_##C(FINISH, C)
 #define TAIL_5(C)        ONES COLS_##C(OFFSET, C, 44) COLS_##C(DRAIN, C) COLS_##C(FINISH, C)
 #define TAIL_MIN(C)      ONES COLS_##C(DRAIN, C) COLS_##C(FINISH_MIN, C)
 #define TAIL_SUBMIN(C)   SUBSCALES(128) COLS_##C(DRAIN, C) COLS_##C(FINISH_SUBMIN, C)
 #define HALF_6(C)        SUBSCALES(64) COLS_##C(OFFSET, C, 48) COLS_##C(DRAIN, C) COLS_##C(SPILL, C)
-#define TAIL_6(C)        SUBSCALES(128) COLS_##C(OFFSET, C, 52) COLS_##C(DRAIN, C) COLS_##C(REFILL, C) COLS_##C(FINISH, C)
+#define TAIL_6(C)                                                                                                      \
+    SUBSCALES(128) COLS_##C(OFFSET, C, 52) COLS_##C(DRAIN, C) COLS_##C(REFILL, C) COLS_##C(FINISH, C)
 
 /* Q8_0: 16 steps of 2 k. */
 #define WIDEN(j) "vpmovsxbw 32*" #j "(%[w]), %%ymm12\n\tvpmovsxbw 32*" #j "+16(%[w]), %%ymm13\n\t"
@@ -149,88 +172,102 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
     W(11) COLS_##C(NEXT_8, C, 11) W(12) COLS_##C(NEXT_8, C, 12) W(13) COLS_##C(NEXT_8, C, 13)                          \
     W(14) COLS_##C(NEXT_8, C, 14) W(15) COLS_##C(NEXT_8, C, 15)
 
-/* Decode is as fast as memory: lines 2 KiB ahead, past the caches, across the ends of tiles (a prefetch cannot fault). */
+/* The direct kernels ask for lines 4 KiB ahead, across the ends of tiles (a prefetch cannot fault): then one column
+ * runs at the speed of memory. Into all levels, because the tile is read again when there are two blocks. */
 #define AHEAD(line) "prefetcht0 4096+64*" #line "(%[w])\n\t"
 #define AHEAD_288 AHEAD(0) AHEAD(1) AHEAD(2) AHEAD(3) AHEAD(4)
 #define AHEAD_352 AHEAD_288 AHEAD(5)
 #define AHEAD_416 AHEAD_352 AHEAD(6)
 #define AHEAD_544 AHEAD_416 AHEAD(7) AHEAD(8)
 
-#define KERNEL(name, body, w_bytes, meta_bytes, x_bytes)                                                       \
+#define CLOBBERED                                                                                                      \
+    "cc", "memory", "rax", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",    \
+    "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+#define KERNEL(name, body, w_bytes, meta_bytes, x_bytes)                                                               \
     static void name(size_t n, const uint8_t *w, const uint8_t *meta, const uint8_t *x, float *acc) {                  \
-        __asm__ volatile("1:\n\t" body "add $" #w_bytes ", %[w]\n\tadd $" #meta_bytes ", %[meta]\n\t"           \
+        __asm__ volatile("1:\n\t" body "add $" #w_bytes ", %[w]\n\tadd $" #meta_bytes ", %[meta]\n\t"                  \
                                 "add $" #x_bytes ", %[x]\n\tsub $1, %[n]\n\tjnz 1b\n\tvzeroupper"                      \
                          : [n] "+r"(n), [w] "+r"(w), [meta] "+r"(meta), [x] "+r"(x)                                    \
                          : [acc] "r"(acc), [k] "r"(constants)                                                          \
-                         : "cc", "memory", "rax", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",     \
-                           "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");                              \
+                         : CLOBBERED);                                                                                 \
     }
 #define DIRECT(C)                                                                                                      \
-    KERNEL(q4_0_direct_##C, AHEAD_288 STEPS_4(C) TAIL_0(C), 288, 64, 120*C)                                   \
-    KERNEL(q4_1_direct_##C, AHEAD_288 STEPS_4(C) TAIL_MIN(C), 320, 128, 120*C)                                \
-    KERNEL(q5_0_direct_##C, AHEAD_352 STEPS_5(C) TAIL_5(C), 352, 64, 120*C)                                   \
-    KERNEL(q8_0_direct_##C, AHEAD_544 STEPS_8(C, WIDEN) COLS_##C(FINISH, C), 544, 64, 120*C)                       \
-    KERNEL(q4_k_direct_##C, AHEAD_288 STEPS_4(C) TAIL_SUBMIN(C), 288, 256, 120*C)                             \
+    KERNEL(q4_0_direct_##C, AHEAD_288 STEPS_4(C) DIRECT_TAIL_0(C), 288, 0, 120*C)                                         \
+    KERNEL(q4_1_direct_##C, AHEAD_288 STEPS_4(C) DIRECT_TAIL_MIN(C), 320, 0, 120*C)                                         \
+    KERNEL(q5_0_direct_##C, AHEAD_352 STEPS_5(C) DIRECT_TAIL_5(C), 352, 0, 120*C)                                            \
+    KERNEL(q8_0_direct_##C, AHEAD_544 STEPS_8(C, WIDEN) COLS_##C(FINISH_AT, C, 512), 544, 0, 120*C)                           \
+    KERNEL(q4_k_direct_##C, AHEAD_288 STEPS_4(C) TAIL_SUBMIN(C), 288, 256, 120*C)                                      \
     KERNEL(q6_k_direct_##C, AHEAD_416 STEPS_6_LOW(C) HALF_6(C) STEPS_6_HIGH(C) TAIL_6(C), 416, 192, 120*C)
 DIRECT(1) DIRECT(2) DIRECT(3) DIRECT(4) DIRECT(5) DIRECT(6)
 
 #define PANELS(C)                                                                                                      \
-    KERNEL(q4_0_panel_##C, STEPS_PANEL(C) TAIL_0(C), 512, 64, 120*C)                                               \
-    KERNEL(q4_1_panel_##C, STEPS_PANEL(C) TAIL_MIN(C), 512, 128, 120*C)                                            \
-    KERNEL(q5_0_panel_##C, STEPS_PANEL(C) TAIL_5(C), 512, 64, 120*C)                                               \
-    KERNEL(q8_0_panel_##C, STEPS_8(C, PANEL) COLS_##C(FINISH, C), 1024, 64, 120*C)                                 \
-    KERNEL(q4_k_panel_##C, STEPS_PANEL(C) TAIL_SUBMIN(C), 512, 256, 120*C)                                         \
+    KERNEL(q4_0_panel_##C, STEPS_PANEL(C) TAIL_0(C), 512, 64, 120*C)                                                   \
+    KERNEL(q4_1_panel_##C, STEPS_PANEL(C) TAIL_MIN(C), 512, 128, 120*C)                                                \
+    KERNEL(q5_0_panel_##C, STEPS_PANEL(C) TAIL_5(C), 512, 64, 120*C)                                                   \
+    KERNEL(q8_0_panel_##C, STEPS_8(C, PANEL) COLS_##C(FINISH, C), 1024, 64, 120*C)                                     \
+    KERNEL(q4_k_panel_##C, STEPS_PANEL(C) TAIL_SUBMIN(C), 512, 256, 120*C)                                             \
     KERNEL(q6_k_panel_##C, STEPS_PANEL_LOW(C) HALF_6(C) STEPS_PANEL_HIGH(C, FIRST) TAIL_6(C), 512, 192, 120*C)
 PANELS(1) PANELS(2) PANELS(3) PANELS(4) PANELS(5) PANELS(6)
 
-/* Floats. bf16: even k of a block of 32, spilled, then odd k; acc = acc + (even + odd). Each half is 4 turns of 4
- * steps, and pointers stand 128 bytes in, so that all displacements fit a byte: long code loses a sixth of the speed. */
-#define CLEAR(c, a, b, ...)                                                                                            \
-    "vxorps %%ymm" #a ", %%ymm" #a ", %%ymm" #a "\n\tvxorps %%ymm" #b ", %%ymm" #b ", %%ymm" #b "\n\t"
-#define FMA(c, a, b, C, at)                                                                                            \
-    "vbroadcastss 4*" #C "*" #at "+4*" #c "-128(%[x]), %%ymm14\n\t"                                                    \
+/* bf16: per block of 32, up to 3 columns at a time with both chains of each in registers (even k in a, b, odd k in
+ * d, e), then acc = acc + (even + odd). M(c, i, a, b, d, e, ...) for columns c + i. */
+#define SIDE_1(M, c, ...) M(c, 0, 0, 1, 2, 3, __VA_ARGS__)
+#define SIDE_2(M, c, ...) SIDE_1(M, c, __VA_ARGS__) M(c, 1, 4, 5, 6, 7, __VA_ARGS__)
+#define SIDE_3(M, c, ...) SIDE_2(M, c, __VA_ARGS__) M(c, 2, 8, 9, 10, 11, __VA_ARGS__)
+#define CLEAR(c, i, a, b, d, e, ...)                                                                                   \
+    "vxorps %%ymm" #a ", %%ymm" #a ", %%ymm" #a "\n\tvxorps %%ymm" #b ", %%ymm" #b ", %%ymm" #b "\n\t"                 \
+    "vxorps %%ymm" #d ", %%ymm" #d ", %%ymm" #d "\n\tvxorps %%ymm" #e ", %%ymm" #e ", %%ymm" #e "\n\t"
+#define FMA_EVEN(c, i, a, b, d, e, C, j)                                                                               \
+    "vbroadcastss 8*" #C "*" #j "+4*" #c "+4*" #i "(%[x]), %%ymm14\n\t"                                                \
     "vfmadd231ps %%ymm14, %%ymm12, %%ymm" #a "\n\tvfmadd231ps %%ymm14, %%ymm13, %%ymm" #b "\n\t"
-#define EVEN(C, j, at)                                                                                                 \
-    "vmovdqa 64*" #j "-128(%[w]), %%ymm12\n\tvmovdqa 64*" #j "-96(%[w]), %%ymm13\n\t"                                  \
-    "vpslld $16, %%ymm12, %%ymm12\n\tvpslld $16, %%ymm13, %%ymm13\n\t" COLS_##C(FMA, C, at)
-#define ODD(C, j, at)                                                                                                  \
-    "vpand 64*" #j "-128(%[w]), %%ymm15, %%ymm12\n\tvpand 64*" #j "-96(%[w]), %%ymm15, %%ymm13\n\t"                    \
-    COLS_##C(FMA, C, at)
-#define FOUR_TURNS(C, body)                                                                                            \
-    "mov $4, %%eax\n\t2:\n\t" body "add $256, %[w]\n\tadd $32*" #C ", %[x]\n\tsub $1, %%eax\n\tjnz 2b\n\t"
-#define ADD_HALVES(c, a, b, ...)                                                                                       \
-    "vaddps 384+64*" #c "(%[acc]), %%ymm" #a ", %%ymm" #a "\n\tvaddps 416+64*" #c "(%[acc]), %%ymm" #b ", %%ymm" #b    \
-    "\n\tvaddps 64*" #c "(%[acc]), %%ymm" #a ", %%ymm" #a "\n\tvaddps 64*" #c "+32(%[acc]), %%ymm" #b ", %%ymm" #b     \
-    "\n\t" STORE(c, a, b)
-#define BF16(C, ahead)                                                                                                 \
-    "sub $-128, %[w]\n\tsub $-128, %[x]\n\t" ahead COLS_##C(CLEAR, C)                                                 \
-    FOUR_TURNS(C, EVEN(C, 0, 0) EVEN(C, 1, 2) EVEN(C, 2, 4) EVEN(C, 3, 6))                                             \
-    "sub $1024, %[w]\n\tsub $128*" #C ", %[x]\n\t" COLS_##C(SPILL, C) COLS_##C(CLEAR, C)                              \
-    "vmovdqa 128(%[k]), %%ymm15\n\t"                                                                                   \
-    FOUR_TURNS(C, ODD(C, 0, 1) ODD(C, 1, 3) ODD(C, 2, 5) ODD(C, 3, 7)) COLS_##C(ADD_HALVES, C)                         \
-    "add $-128, %[w]\n\tadd $-128, %[x]\n\t"
+#define FMA_ODD(c, i, a, b, d, e, C, j)                                                                                \
+    "vbroadcastss 8*" #C "*" #j "+4*" #C "+4*" #c "+4*" #i "(%[x]), %%ymm14\n\t"                                       \
+    "vfmadd231ps %%ymm14, %%ymm12, %%ymm" #d "\n\tvfmadd231ps %%ymm14, %%ymm13, %%ymm" #e "\n\t"
+#define TWO_K(C, c, n, j)                                                                                              \
+    PANEL(j) "vpslld $16, %%ymm12, %%ymm12\n\tvpslld $16, %%ymm13, %%ymm13\n\t" SIDE_##n(FMA_EVEN, c, C, j)            \
+    "vpand 64*" #j "(%[w]), %%ymm15, %%ymm12\n\tvpand 64*" #j "+32(%[w]), %%ymm15, %%ymm13\n\t"                        \
+    SIDE_##n(FMA_ODD, c, C, j)
+#define ADD_CHAINS(c, i, a, b, d, e, ...)                                                                              \
+    "vaddps %%ymm" #a ", %%ymm" #d ", %%ymm" #a "\n\tvaddps %%ymm" #b ", %%ymm" #e ", %%ymm" #b "\n\t"                 \
+    "vaddps 64*" #c "+64*" #i "(%[acc]), %%ymm" #a ", %%ymm" #a "\n\t"                                                 \
+    "vaddps 64*" #c "+64*" #i "+32(%[acc]), %%ymm" #b ", %%ymm" #b "\n\t"                                              \
+    "vmovaps %%ymm" #a ", 64*" #c "+64*" #i "(%[acc])\n\tvmovaps %%ymm" #b ", 64*" #c "+64*" #i "+32(%[acc])\n\t"
+#define SIDE(C, c, n)                                                                                                  \
+    SIDE_##n(CLEAR, c, C)                                                                                              \
+    "mov $4, %%eax\n\t2:\n\t" TWO_K(C, c, n, 0) TWO_K(C, c, n, 1) TWO_K(C, c, n, 2) TWO_K(C, c, n, 3)                  \
+    "add $256, %[w]\n\tadd $32*" #C ", %[x]\n\tsub $1, %%eax\n\tjnz 2b\n\t" SIDE_##n(ADD_CHAINS, c, C)
+#define AGAIN(C) "sub $1024, %[w]\n\tsub $128*" #C ", %[x]\n\t"
+#define BF16_MASK "vmovdqa 128(%[k]), %%ymm15\n\t"
+#define BF16_1 BF16_MASK SIDE(1, 0, 1)
+#define BF16_2 BF16_MASK SIDE(2, 0, 2)
+#define BF16_3 BF16_MASK SIDE(3, 0, 3)
+#define BF16_4 BF16_MASK SIDE(4, 0, 2) AGAIN(4) SIDE(4, 2, 2)
+#define BF16_5 BF16_MASK SIDE(5, 0, 3) AGAIN(5) SIDE(5, 3, 2)
+#define BF16_6 BF16_MASK SIDE(6, 0, 3) AGAIN(6) SIDE(6, 3, 3)
 #define AHEAD_1024 AHEAD_544 AHEAD(9) AHEAD(10) AHEAD(11) AHEAD(12) AHEAD(13) AHEAD(14) AHEAD(15)
 
 /* f32: one k a turn, accumulators in registers throughout. */
+#define FMA(c, a, b, ...)                                                                                              \
+    "vbroadcastss 4*" #c "(%[x]), %%ymm14\n\t"                                                                         \
+    "vfmadd231ps %%ymm14, %%ymm12, %%ymm" #a "\n\tvfmadd231ps %%ymm14, %%ymm13, %%ymm" #b "\n\t"
 #define FETCH(c, a, b, ...)                                                                                            \
     "vmovaps 64*" #c "(%[acc]), %%ymm" #a "\n\tvmovaps 64*" #c "+32(%[acc]), %%ymm" #b "\n\t"
 #define KEEP(c, a, b, ...) STORE(c, a, b)
 #define F32_KERNEL(name, C, ahead)                                                                                     \
     static void name(size_t n, const uint8_t *w, const uint8_t *meta, const uint8_t *x, float *acc) {                  \
         (void)meta;                                                                                                    \
-        __asm__ volatile("sub $-128, %[x]\n\t" COLS_##C(FETCH, C) "1:\n\t" ahead PANEL(0) COLS_##C(FMA, C, 0)                                \
+        __asm__ volatile(COLS_##C(FETCH, C) "1:\n\t" ahead PANEL(0) COLS_##C(FMA, C)                                   \
                          "add $64, %[w]\n\tadd $4*" #C ", %[x]\n\tsub $1, %[n]\n\tjnz 1b\n\t"                          \
                          COLS_##C(KEEP, C) "vzeroupper"                                                                \
                          : [n] "+r"(n), [w] "+r"(w), [x] "+r"(x)                                                       \
                          : [acc] "r"(acc)                                                                              \
-                         : "cc", "memory", "rax", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",     \
-                           "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");                              \
+                         : CLOBBERED);                                                                                 \
     }
 #define FLOAT_DIRECT(C)                                                                                                \
-    KERNEL(bf16_direct_##C, BF16(C, AHEAD_1024), 0, 0, 0)                                                    \
+    KERNEL(bf16_direct_##C, AHEAD_1024 BF16_##C, 0, 0, 0)                                                              \
     F32_KERNEL(f32_direct_##C, C, AHEAD(0))
 #define FLOAT_CACHED(C)                                                                                                \
-    KERNEL(bf16_cached_##C, BF16(C, ""), 0, 0, 0)                                                               \
+    KERNEL(bf16_cached_##C, BF16_##C, 0, 0, 0)                                                                         \
     F32_KERNEL(f32_cached_##C, C, "")
 FLOAT_DIRECT(1) FLOAT_DIRECT(2) FLOAT_DIRECT(3) FLOAT_DIRECT(4) FLOAT_DIRECT(5) FLOAT_DIRECT(6)
 FLOAT_CACHED(1) FLOAT_CACHED(2) FLOAT_CACHED(3) FLOAT_CACHED(4) FLOAT_CACHED(5) FLOAT_CACHED(6)

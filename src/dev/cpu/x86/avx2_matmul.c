@@ -1,10 +1,11 @@
 /* dev/cpu/x86/avx2_matmul.c - the AVX2 matmul: activations, packing, and products made of micro-kernels.
  *
  * Layouts are described in avx2_matmul.h, the exact integer arithmetic in
- * avx2_kernels.c. Up to CPU_FEW_TOKENS tokens a product streams packed weights at the
- * speed of memory; above, panel() unpacks a tile once and products run over blocks of
- * 6 tokens. The last block is as wide as the tokens that remain: nothing is padded.
- * The float types need no panel: their packed tile is what the micro-kernels read.
+ * avx2_kernels.c. Products run over blocks of 6 tokens; the last block is as wide as the
+ * tokens that remain, nothing is padded. Up to CPU_FEW_TOKENS tokens they read packed
+ * weights, which is as fast as memory for a few and cheaper than a panel for two blocks;
+ * above, panel() unpacks a tile once for all blocks. The float types need no panel: their
+ * packed tile is what the micro-kernels read.
  */
 #include "dev/cpu/x86/avx2_matmul.h"
 
@@ -12,6 +13,8 @@
 #include <string.h>
 
 enum { PIECE = 256 /* elements decoded at a time: whole blocks of every format */ };
+
+static bool is_q(compute c) { return c == COMPUTE_Q8 || c == COMPUTE_Q12; }
 
 static uint32_t n_groups(uint32_t k) { return k / AVX2_GROUP + (k % AVX2_GROUP != 0); }
 
@@ -21,8 +24,9 @@ static size_t k_padded(compute c, uint32_t k) { return c == COMPUTE_BF16 ? (size
 static size_t avx2_tile_bytes(dtype type, compute c, uint32_t k) {
     const size_t row_bytes = dtype_row_bytes(type, k);
     if (row_bytes == 0 || c == COMPUTE_AUTO) return 0;
-    if (c != COMPUTE_Q8) return CPU_TILE_ROWS * k_padded(c, k) * (c == COMPUTE_BF16 ? 2 : 4);
-    const avx2_form *f = avx2_form_find(type);
+    if (!is_q(c)) return CPU_TILE_ROWS * k_padded(c, k) * (c == COMPUTE_BF16 ? 2 : 4);
+    /* Only the Q8_0 kernels take their activations as int16, where 12 bits cost nothing. */
+    const avx2_form *f = c == COMPUTE_Q8 || type == DTYPE_Q8_0 ? avx2_form_find(type) : NULL;
     return f ? (size_t)n_groups(k) * f->group_bytes + (size_t)(n_groups(k) / AVX2_SUPER) * f->head_bytes : 0;
 }
 
@@ -69,7 +73,7 @@ static void float_row_pack(const cpu_weight *w, uint8_t *tile, uint32_t r, const
 }
 
 static void avx2_weight_pack(cpu_weight *w, uint32_t row, uint32_t n_rows, const void *rows) {
-    const avx2_form *f = w->compute == COMPUTE_Q8 ? avx2_form_find(w->type) : NULL;
+    const avx2_form *f = is_q(w->compute) ? avx2_form_find(w->type) : NULL;
     const size_t row_bytes = dtype_row_bytes(w->type, w->k);
     const uint8_t *from = rows;
     for (uint32_t i = row; i < row + n_rows; i++, from += row_bytes) {
@@ -83,7 +87,7 @@ static void avx2_weight_pack(cpu_weight *w, uint32_t row, uint32_t n_rows, const
 
 /* Bytes of one token; a block's tokens lie interleaved in as many times that. */
 static size_t token_bytes(compute c, uint32_t k) {
-    return c == COMPUTE_Q8 ? (size_t)n_groups(k) * AVX2_GROUP_X : k_padded(c, k) * sizeof(float);
+    return is_q(c) ? (size_t)n_groups(k) * AVX2_GROUP_X : k_padded(c, k) * sizeof(float);
 }
 
 static size_t avx2_act_bytes(compute c, uint32_t k, uint32_t n_tokens) { return n_tokens * token_bytes(c, k); }
@@ -132,8 +136,18 @@ static void group_put(uint8_t *group, uint32_t c, uint32_t C, __m256i q, float d
     pair_put(group + 52 * C, _mm_slli_epi16(high, 5));
 }
 
-/* q and dx of 32 floats. False when one is not finite. No clamp: |x * (127 / a)| rounds to at most 127. */
-static bool group_quantize(const float *x, __m256i *q, float *dx) {
+/* The same for 12-bit activations, which only the kernels on int16 read. */
+static void wide_group_put(uint8_t *group, uint32_t c, uint32_t C, const __m256i q[2], float dx) {
+    const size_t stride = (size_t)4 * C;
+    group += (size_t)4 * c;
+    dwords_put(group + 56 * C, stride, q[0]);
+    dwords_put(group + 56 * C + 8 * stride, stride, q[1]);
+    memcpy(group + 32 * C, &dx, sizeof dx);
+}
+
+/* q as int16 and dx of 32 floats, |q| <= most. False when one is not finite. No clamp: |x * (most / a)| rounds to at
+ * most `most`. */
+static bool group_quantize(const float *x, float most, __m256i q[2], float *dx) {
     const __m256i mask = _mm256_set1_epi32(0x7fffffff);
     const __m256 f[4] = {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8), _mm256_loadu_ps(x + 16), _mm256_loadu_ps(x + 24)};
     __m256i m = _mm256_setzero_si256();
@@ -142,34 +156,42 @@ static bool group_quantize(const float *x, __m256i *q, float *dx) {
     h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4e));
     h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0xb1));
     const int bits = _mm_cvtsi128_si32(h);
-    *q = _mm256_setzero_si256();
+    q[0] = q[1] = _mm256_setzero_si256();
     *dx = 0;
     if (bits >= 0x7f800000) return false;
     if (bits < 0x0d800000) return true; /* 2^-100 */
     const float a = _mm_cvtss_f32(_mm_castsi128_ps(h));
-    const __m256 inverse = _mm256_set1_ps(127.0f / a);
+    const __m256 inverse = _mm256_set1_ps(most / a);
     __m256i v[4];
     for (int i = 0; i < 4; i++) v[i] = _mm256_cvtps_epi32(_mm256_mul_ps(f[i], inverse));
-    const __m256i p = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
-    *q = _mm256_permutevar8x32_epi32(p, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    *dx = a / 127.0f;
+    for (int i = 0; i < 2; i++) q[i] = _mm256_permute4x64_epi64(_mm256_packs_epi32(v[2 * i], v[2 * i + 1]), 0xd8);
+    *dx = a / most;
     return true;
 }
 
-static bool q8_put(const block *b, uint32_t c, uint32_t k, const float *x) {
+static __m256i narrow(const __m256i q[2]) { return _mm256_permute4x64_epi64(_mm256_packs_epi16(q[0], q[1]), 0xd8); }
+
+static bool q_put(const block *b, uint32_t c, compute how, uint32_t k, const float *x) {
     const size_t group_bytes = (size_t)AVX2_GROUP_X * b->n_columns;
+    const bool wide = how == COMPUTE_Q12;
     uint8_t *group = b->data;
+    __m256i q[2];
     bool finite = true;
     for (uint32_t i = 0; i < k && finite; i += AVX2_GROUP, group += group_bytes) {
         float tail[AVX2_GROUP] = {0}, dx;
         if (k - i < AVX2_GROUP) memcpy(tail, x + i, (k - i) * sizeof *x);
-        __m256i q;
-        finite = group_quantize(k - i < AVX2_GROUP ? tail : x + i, &q, &dx);
-        group_put(group, c, b->n_columns, q, dx);
+        finite = group_quantize(k - i < AVX2_GROUP ? tail : x + i, wide ? 2047.0f : 127.0f, q, &dx);
+        if (wide)
+            wide_group_put(group, c, b->n_columns, q, dx);
+        else
+            group_put(group, c, b->n_columns, narrow(q), dx);
     }
     if (finite) return true;
-    for (uint32_t g = 0; g < n_groups(k); g++)
-        group_put(b->data + g * group_bytes, c, b->n_columns, _mm256_setzero_si256(), 0);
+    q[0] = q[1] = _mm256_setzero_si256();
+    for (uint32_t g = 0; g < n_groups(k); g++) {
+        group_put(b->data + g * group_bytes, c, b->n_columns, narrow(q), 0);
+        wide_group_put(b->data + g * group_bytes, c, b->n_columns, q, 0);
+    }
     return false;
 }
 
@@ -186,7 +208,7 @@ static void bf16_put(float *out, uint32_t n_columns, uint32_t k, const float *x)
 static bool avx2_act_put(cpu_act *a, uint32_t t, const float *x) {
     const block b = block_get(a, t);
     const uint32_t c = t - b.first;
-    if (a->compute == COMPUTE_Q8) return q8_put(&b, c, a->k, x);
+    if (is_q(a->compute)) return q_put(&b, c, a->compute, a->k, x);
     float *out = (float *)(void *)b.data + c;
     if (a->compute == COMPUTE_BF16)
         bf16_put(out, b.n_columns, a->k, x);
@@ -207,25 +229,30 @@ static const uint8_t *group_at(const avx2_form *f, const uint8_t *tile, uint32_t
 }
 
 static size_t avx2_panel_bytes(const cpu_weight *w) {
-    const avx2_form *f = w->compute == COMPUTE_Q8 ? avx2_form_find(w->type) : NULL;
+    const avx2_form *f = is_q(w->compute) ? avx2_form_find(w->type) : NULL;
     return f ? (size_t)n_groups(w->k) * (f->code_bytes + f->meta_bytes) : 0;
 }
 
 static void avx2_panel(const cpu_weight *w, uint32_t tile_index, void *panel) {
-    if (w->compute != COMPUTE_Q8) return;
+    if (!is_q(w->compute)) return;
     const avx2_form *f = avx2_form_find(w->type);
     const uint8_t *tile = w->data + tile_index * w->tile_bytes;
     uint8_t *codes = panel, *meta = codes + (size_t)n_groups(w->k) * f->code_bytes;
     for (uint32_t g = 0; g < n_groups(w->k); g++, codes += f->code_bytes, meta += f->meta_bytes) {
         const uint8_t *group = group_at(f, tile, g);
-        for (uint32_t i = 0; i < f->group_bytes; i += 64) _mm_prefetch((const char *)group + 2048 + i, _MM_HINT_NTA);
+        for (uint32_t i = 0; i < f->group_bytes; i += 64) _mm_prefetch((const char *)group + 4096 + i, _MM_HINT_T0);
         f->codes(group, codes);
         f->meta(super_at(f, tile, g), group, meta);
     }
 }
 
-/* Packed weights times the one block there is, unpacking meta data for AVX2_SUPER groups at a time. */
+/* Packed weights times one block. The kernels of K-quants want meta data unpacked, AVX2_SUPER groups at a time; the
+ * others read theirs in place. */
 static void q8_direct(const avx2_form *f, const uint8_t *tile, uint32_t groups, const block *b, float *acc) {
+    if (f->head_bytes == 0) {
+        f->direct[b->n_columns - 1](groups, tile, NULL, b->data, acc);
+        return;
+    }
     uint8_t meta[AVX2_SUPER * AVX2_META_MAX] __attribute__((aligned(64)));
     for (uint32_t g = 0; g < groups; g += AVX2_SUPER) {
         const uint32_t n = groups - g < AVX2_SUPER ? groups - g : AVX2_SUPER;
@@ -239,7 +266,7 @@ static void q8_direct(const avx2_form *f, const uint8_t *tile, uint32_t groups, 
 static void block_product(const cpu_weight *w, const uint8_t *tile, const void *panel, bool few, const block *b,
                           float *acc) {
     const uint32_t groups = n_groups(w->k), i = b->n_columns - 1;
-    if (w->compute == COMPUTE_Q8) {
+    if (is_q(w->compute)) {
         const avx2_form *f = avx2_form_find(w->type);
         if (few)
             q8_direct(f, tile, groups, b, acc);

@@ -40,8 +40,9 @@ enum {
     AVX2_ACC_SCRATCH = 2 * AVX2_ACC, /* floats: [column][row] accumulators, then as much for spills */
 };
 
-/* acc[c][r] += rows . column c over n groups (f32: n columns of k), starting from what acc holds. w: codes, or the packed
- * tile itself for the direct kernels; meta: n groups of unpacked meta data; x: the block's activations. 32-byte
+/* acc[c][r] += rows . column c over n >= 1 groups (f32: n single k), starting from what acc holds. w: codes, or the
+ * packed tile itself for the direct kernels; meta: n groups of unpacked meta data (not read by the direct kernels of types
+ * without a head); x: the block's activations. 32-byte
  * aligned, acc with AVX2_ACC_SCRATCH floats. */
 typedef void avx2_kernel(size_t n, const uint8_t *w, const uint8_t *meta, const uint8_t *x, float *acc);
 
@@ -61,15 +62,15 @@ typedef struct {
 /* NULL for plain types. */
 const avx2_form *avx2_form_find(dtype type);
 
-/* The float products: bf16 by blocks of 32, f32 by single k; direct ones prefetch, the others expect a tile in cache. */
+/* The float products: bf16 by blocks of 32, f32 by single k. Direct ones prefetch, the others want a tile in cache. */
 extern avx2_kernel *const avx2_bf16_direct[AVX2_COLUMNS], *const avx2_bf16_cached[AVX2_COLUMNS];
 extern avx2_kernel *const avx2_f32_direct[AVX2_COLUMNS], *const avx2_f32_cached[AVX2_COLUMNS];
 
 /* Micro-kernels of the q8 forms (avx2_kernels.c). */
 extern avx2_kernel *const avx2_q4_0_direct[AVX2_COLUMNS], *const avx2_q4_1_direct[AVX2_COLUMNS],
-                                                                *const avx2_q5_0_direct[AVX2_COLUMNS];
+                                                              *const avx2_q5_0_direct[AVX2_COLUMNS];
 extern avx2_kernel *const avx2_q8_0_direct[AVX2_COLUMNS], *const avx2_q4_k_direct[AVX2_COLUMNS],
-                                                                *const avx2_q6_k_direct[AVX2_COLUMNS];
+                                                              *const avx2_q6_k_direct[AVX2_COLUMNS];
 extern avx2_kernel *const avx2_q4_0_panel[AVX2_COLUMNS], *const avx2_q4_1_panel[AVX2_COLUMNS],
                                                              *const avx2_q5_0_panel[AVX2_COLUMNS];
 extern avx2_kernel *const avx2_q8_0_panel[AVX2_COLUMNS], *const avx2_q4_k_panel[AVX2_COLUMNS],

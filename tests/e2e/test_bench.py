@@ -1,0 +1,40 @@
+"""bench: what it measures and prints (not how fast)."""
+import csv
+import io
+
+from flambeau import Case, run, tiny
+
+
+class Bench(Case):
+    def test_json(self):
+        out = self.json("bench", tiny(), "-p", "8,16", "-n", "4", "-b", "1,3", "-d", "0,20", "-r", "2")
+        self.assertEqual(list(out), ["machine", "model", "profile", "results", "rss_peak_bytes"])
+        self.assertEqual([(r["test"], r["depth"]) for r in out["results"]],
+                         [(t, d) for d in (0, 20) for t in ("pp8", "pp16", "tg4", "tg4xb3")])
+        for r in out["results"]:
+            self.assertEqual(len(r["samples"]), 2)
+            speed = r["tokens_per_s"]
+            self.assertTrue(0 < speed["min"] <= speed["median"] <= speed["max"], r)
+        self.assertTrue(out["machine"]["isa"] and out["machine"]["cpu"] and out["machine"]["threads"] >= 1)
+        self.assertEqual(out["model"]["architecture"], "llama")
+
+    def test_ranges(self):
+        out = self.json("bench", tiny(), "-p", "4-16*2", "-n", "2-4", "-r", "1")
+        self.assertEqual([r["test"] for r in out["results"]], ["pp4", "pp8", "pp16", "tg2", "tg3", "tg4"])
+        out = self.json("bench", tiny(), "-p", "8-24+8", "-n", "0", "-r", "1")
+        self.assertEqual([r["test"] for r in out["results"]], ["pp8", "pp16", "pp24"])
+
+    def test_tables(self):
+        args = ("bench", tiny(), "-p", "8", "-n", "2", "-r", "1")
+        table = self.ok(*args).decode().splitlines()
+        self.assertEqual(len(table), 3)
+        self.assertIn("pp8", table[1])
+        rows = list(csv.DictReader(io.StringIO(self.ok(*args, "-o", "csv").decode())))
+        self.assertEqual([r["test"] for r in rows], ["pp8", "tg2"])
+        self.assertGreater(float(rows[1]["tok/s"]), 0)
+        md = self.ok(*args, "-o", "md").decode().splitlines()
+        self.assertEqual((len(md), md[1].count("---")), (4, md[0].count("|") - 1))
+        self.assertEqual(run(*args).stderr, b"")
+
+    def test_too_long(self):
+        self.refused(2, ["512"], "bench", tiny(), "-p", "1k", "-n", "0", "-r", "1")

@@ -1,0 +1,67 @@
+"""tokenize and detokenize."""
+import json
+
+from flambeau import Case, ids_text, tiny
+
+TEXTS = ["hello world", "the hello  theworld\n\ttabs", "Grüße, 你好 🙂🙂", "12345 + 67 = x_y", " ", "a\u0000b", "<|im_end|>"]
+
+
+class Tokenize(Case):
+    def test_json(self):
+        out = self.json("tokenize", tiny(), "hello world")
+        self.assertEqual("".join(out["pieces"]), "hello world")
+        self.assertEqual(len(out["ids"]), len(out["pieces"]))
+        self.assertEqual(out["pieces"][0], "hello")
+        self.assertEqual(self.ok("tokenize", tiny(), "hello world").decode(), ids_text(out["ids"]) + "\n")
+
+    def test_round_trip(self):
+        for model in (tiny(), tiny("gemma3")):
+            for text in TEXTS:
+                with self.subTest(model=model, text=text):
+                    ids = self.json("tokenize", model, "--no-bos", stdin=text.encode())["ids"]
+                    self.assertEqual(self.ok("detokenize", model, ids_text(ids)), text.encode())
+                    self.assertEqual(self.ok("detokenize", model, stdin=json.dumps(ids).encode()), text.encode())
+                    self.assertEqual(self.ok("detokenize", model, "--hex", ids_text(ids)).decode(), text.encode().hex())
+
+    def test_start_token(self):
+        self.assertEqual(self.json("tokenize", tiny("gemma3"), "hello")["ids"][0], 2)
+        self.assertNotEqual(self.json("tokenize", tiny("gemma3"), "hello", "--no-bos")["ids"][0], 2)
+        self.assertEqual(self.json("tokenize", tiny(), "hello"), self.json("tokenize", tiny(), "hello", "--no-bos"))
+
+    def test_special_tokens(self):
+        model = tiny()
+        self.assertEqual(self.json("tokenize", model, "<|im_end|>", "--parse-special")["ids"], [2])
+        self.assertNotIn(2, self.json("tokenize", model, "<|im_end|>")["ids"])
+        self.assertEqual(self.ok("detokenize", model, "1,2"), b"<|im_start|><|im_end|>")
+        self.assertEqual(self.ok("detokenize", model, "1,2", "--skip-special"), b"")
+
+    def test_lines(self):
+        model = tiny()
+        lines = ["hello", "", "the world"]
+        hexed = "".join(t.encode().hex() + "\n" for t in lines).encode()
+        out = self.ok("tokenize", model, "--lines", "--hex", stdin=hexed).decode().splitlines()
+        self.assertEqual([json.loads(line)["ids"] for line in out],
+                         [self.json("tokenize", model, t)["ids"] if t else [] for t in lines])
+        self.assertEqual(out, self.ok("tokenize", model, "--lines", stdin="\n".join(lines).encode()).decode().splitlines())
+        ids = "".join(ids_text(json.loads(line)["ids"]) + "\n" for line in out).encode()
+        self.assertEqual(self.ok("detokenize", model, "--lines", stdin=ids).decode(), "hello\n\nthe world\n")
+
+    def test_hex(self):
+        self.assertEqual(self.json("tokenize", tiny(), "68 65 6C6c6f", "--hex"), self.json("tokenize", tiny(), "hello"))
+        self.refused(1, "odd number", "tokenize", tiny(), "686", "--hex")
+        self.refused(1, "pairs of 0-9a-f", "tokenize", tiny(), "6x", "--hex")
+
+    def test_empty_text(self):
+        self.assertEqual(self.json("tokenize", tiny(), stdin=b"")["ids"], [])
+        self.assertEqual(self.ok("detokenize", tiny(), stdin=b""), b"")
+
+    def test_refused(self):
+        self.refused(1, "UTF-8", "tokenize", tiny(), stdin=b"ab\xff")
+        self.refused(1, "99999", "detokenize", tiny(), "1,99999")
+        self.refused(1, "token ids", "detokenize", tiny(), "1;2")
+
+    def test_half_characters_are_valid_json(self):
+        out = self.json("tokenize", tiny(), "🙂")
+        self.assertEqual(len(out["ids"]), 4)
+        self.assertEqual(out["pieces"], ["\ufffd"] * 4)
+        self.assertEqual(self.ok("detokenize", tiny(), ids_text(out["ids"])).decode(), "🙂")

@@ -1,0 +1,128 @@
+/* The parts of the program that work without a model: numbers, names, JSON, hexadecimal, ids. */
+#include "base/mem.h"
+#include "cmd/cmd_int.h"
+#include "cmd/input.h"
+#include "cmd/json.h"
+#include "test.h"
+
+#include <math.h>
+#include <string.h>
+
+TEST(numbers) {
+    static const struct {
+        const char *text;
+        double value;
+    } good[] = {{"0", 0},      {"12", 12},      {"1k", 1000},        {"25.6k", 25600},
+                {"1K", 1024},  {"2M", 2097152}, {"1.5m", 1500000.0}, {"1g", 1e9},
+                {"1e3", 1000}, {"-4", -4},      {".5", 0.5}};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        double v = 0;
+        CHECKF(cmd_options_number(good[i].text, &v) && fabs(v - good[i].value) < 1e-6, "%s gave %g", good[i].text, v);
+    }
+    static const char *const bad[] = {"", "x", "1kk", "1 k", "nan", "inf", "0x10", "k", "1e999", "--1", " 1"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        double v;
+        CHECKF(!cmd_options_number(bad[i], &v), "'%s' was taken", bad[i]);
+    }
+}
+
+TEST(nearest_names) {
+    static const char *const names[] = {"temperature", "top-k", "top-p", "seed", NULL};
+    CHECK(strcmp(cmd_options_nearest("temprature", names), "temperature") == 0);
+    CHECK(strcmp(cmd_options_nearest("temp", names), "temperature") == 0);
+    CHECK(strcmp(cmd_options_nearest("top_k", names), "top-k") == 0);
+    CHECK(cmd_options_nearest("zzzzzzzz", names) == NULL);
+    CHECK(cmd_options_nearest("", names) == NULL);
+    CHECK(cmd_options_nearest("a name that is much longer than any option could be", names) == NULL);
+}
+
+static const cmd_command run_command = {
+    .name = "run", .bit = CMD_RUN, .arguments = "MODEL [PROMPT]", .n_args_min = 1, .n_args_max = 2};
+
+TEST(a_command_line) {
+    char *argv[] = {"m", "-n", "1k", "--temperature=0.5", "-t2", "--stop", "a", "--stop=b", "--json", "--", "--hello"};
+    cmd_options o;
+    fl_err err;
+    CHECKF(cmd_options_parse(&o, &run_command, sizeof argv / sizeof *argv, argv, &err) == FL_OK, "%s", err.msg);
+    CHECK(o.n_args == 2 && strcmp(o.args[1], "--hello") == 0);
+    CHECK(o.max_tokens == 1000 && o.temperature == 0.5f && o.threads == 2 && o.json);
+    CHECK(o.n_stop == 2 && strcmp(o.stop[1], "b") == 0);
+    CHECK(isnan(o.top_p) && o.top_k == UINT32_MAX && o.opt_level == -1 && !o.has_seed);
+}
+
+TEST(help_wins_over_mistakes_after_it) {
+    char *argv[] = {"--help", "--nonsense"};
+    cmd_options o;
+    fl_err err;
+    CHECK(cmd_options_parse(&o, &run_command, 2, argv, &err) == FL_OK && o.help);
+}
+
+TEST(json) {
+    base_buf b = {0};
+    cmd_json_open(&b, '{');
+    cmd_json_key(&b, "a");
+    cmd_json_ids(&b, (const uint32_t[]){1, 2, 4294967295u}, 3);
+    cmd_json_key(&b, "b");
+    cmd_json_text(&b, "\"\\\n\x01\xff\xed\xa0\x80\xc3\xa9\0z", 12);
+    cmd_json_key(&b, "c");
+    cmd_json_open(&b, '[');
+    cmd_json_float(&b, 0.1f);
+    cmd_json_float(&b, NAN);
+    cmd_json_string(&b, NULL);
+    cmd_json_bool(&b, true);
+    cmd_json_ms(&b, 1.23456);
+    cmd_json_close(&b, ']');
+    cmd_json_close(&b, '}');
+    const char *wanted =
+        "{\"a\":[1,2,4294967295],\"b\":\"\\\"\\\\\\n\\u0001\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
+        "\xc3\xa9\\u0000z\",\"c\":[0.100000001,null,null,true,1.235]}";
+    CHECKF(b.data && strcmp(b.data, wanted) == 0, "%s", b.data);
+    base_buf_clear(&b);
+}
+
+TEST(utf8) {
+    size_t at = 99;
+    CHECK(cmd_json_is_utf8("a\xc3\xa9\xf0\x9f\x99\x82", 7, &at) && at == 99);
+    CHECK(!cmd_json_is_utf8("ab\xc3", 3, &at) && at == 2);
+    CHECK(!cmd_json_is_utf8("\xc0\x80", 2, &at) && at == 0);
+    CHECK(!cmd_json_is_utf8("\xf4\x90\x80\x80", 4, NULL));
+}
+
+TEST(ids) {
+    static const char *const same[] = {"1,2,300", "[1, 2, 300]", " 1\n2 300 "};
+    for (size_t i = 0; i < 3; i++) {
+        uint32_t *ids;
+        size_t n;
+        fl_err err;
+        CHECKF(cmd_input_ids(same[i], &ids, &n, &err) == FL_OK && n == 3 && ids[2] == 300, "%s", same[i]);
+        base_free(ids);
+    }
+    static const char *const bad[] = {"1;2", "-1", "4294967296", "99999999999999999999999", "1.5", "x"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        uint32_t *ids;
+        size_t n;
+        CHECKF(cmd_input_ids(bad[i], &ids, &n, NULL) == FL_EINVAL && !ids, "%s", bad[i]);
+    }
+}
+
+TEST(hexadecimal) {
+    base_buf b = {0};
+    base_buf_puts(&b, "68 65\n6C");
+    CHECK(cmd_input_unhex(&b, NULL) == FL_OK && b.len == 3 && memcmp(b.data, "hel", 3) == 0);
+    base_buf_puts(&b, "6");
+    CHECK(cmd_input_unhex(&b, NULL) == FL_EINVAL);
+    base_buf_clear(&b);
+    cmd_input_hex(&b, "\x00\xff", 2);
+    CHECK(strcmp(b.data, "00ff") == 0);
+    base_buf_clear(&b);
+}
+
+TEST(lines) {
+    base_buf b = {0};
+    base_buf_puts(&b, "a\n\nbc");
+    size_t at = 0, n = 0, count = 0;
+    const char *line = "";
+    while (cmd_input_line(&b, &at, &line, &n)) count++;
+    CHECK(count == 3 && n == 2 && memcmp(line, "bc", 2) == 0);
+    base_buf_clear(&b);
+}
