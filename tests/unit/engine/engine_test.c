@@ -98,6 +98,31 @@ TEST(absurd_context_is_refused) {
     fl_model_close(m);
 }
 
+/* Files that say something else than a model: the engine names what is wrong. */
+TEST(files_that_make_no_model) {
+    static const struct {
+        tiny_model m;
+        fl_status want;
+        const char *text;
+    } cases[] = {
+        {{.arch = "gpt9"}, FL_EUNSUPPORTED, "gpt9"},
+        {{.arch = "llama", .n_heads = 4, .n_kv_heads = 3}, FL_EFORMAT, "3 KV heads"},
+        {{.arch = "llama", .d_k = 12}, FL_EUNSUPPORTED, "12"},
+        {{.arch = "llama", .d_k = 520}, FL_EUNSUPPORTED, "520"},
+        {{.arch = "gemma3", .d_model = 96, .d_ff = 64, .n_layers = 1}, FL_OK, ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        fl_model *m = tiny_open(&cases[i].m);
+        fl_engine *e;
+        fl_err err = {0};
+        fl_status st = fl_engine_open(&e, m, NULL, &err);
+        CHECKF(st == cases[i].want && strstr(err.msg, cases[i].text), "case %zu: %s: %s", i, fl_status_name(st),
+               err.msg);
+        fl_engine_close(e);
+        fl_model_close(m);
+    }
+}
+
 TEST(two_engines_share_a_model) {
     fl_model *m = tiny_open(&gemma);
     fl_engine_options so = sim_options();
@@ -360,6 +385,7 @@ TEST(stop_texts_cut_across_tokens) {
     fl_model *m = tiny_open(&llama);
     fl_engine_options so = sim_options();
     so.steps_in_flight = 4;
+    so.n_threads = 1;
     fl_engine *cpu = run_engine(m, NULL), *sim = run_engine(m, &so);
     for (uint64_t seed = 1; seed <= 60; seed++) {
         run_unstopped(cpu, seed % 5 + 1, &a, 40);

@@ -49,6 +49,8 @@ static void verify_group(verifier *v, uint32_t i) {
     for (uint32_t k = 0; k < g->n_pre; k++) {
         if (op_get(p->g->nodes[g->pre[k]].op)->kind == OP_KIND_MAIN) v->wrong = "a main op as prologue";
         if (p->g->nodes[g->pre[k]].rows != g->rows) v->wrong = "a prologue over other rows";
+        if ((g->main == OP_KV_WRITE || g->main == OP_ATTENTION) && p->stored[g->pre[k]])
+            v->wrong = "a part of a head is needed elsewhere";
         computed(v, i, g->pre[k], true);
     }
     for (uint32_t k = 0; k < g->n_main; k++) {

@@ -44,6 +44,7 @@ static inline graph_value attend(maker *m, graph_value x, uint32_t rope) {
     q = below(m, 2) ? graph_rope_heads(g, q, rope, 8, "q") : q;
     k = below(m, 2) ? graph_rmsnorm(g, k, add_weight(m, 1, 8, GRAPH_USE_VECTOR), 8, 0, "kn") : k;
     k = graph_rope_heads(g, k, rope, 8, "k");
+    if (below(m, 4) == 0) m->values[m->n_values++] = below(m, 2) ? q : k; /* somebody else reads it, too */
     graph_kv_group kv = {.window = below(m, 2) * 32, .n_kv_heads = m->width / 8, .d_k = 8, .d_v = 8};
     graph_value written = graph_kv_write(g, k, v, graph_add_kv_layer(g, &kv), "kv");
     return graph_attention(g, q, written, 1, 0, "attention");

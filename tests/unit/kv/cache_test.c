@@ -17,6 +17,7 @@ typedef struct {
     uint32_t step;
     bool taken[SEQS];
     uint32_t length[SEQS], limit[SEQS]; /* positions that exist, and that were asked for */
+    uint32_t query[SEQS];               /* the first position of the last step */
     uint32_t promised[KV_GROUPS_MAX];
 } walk;
 
@@ -37,7 +38,7 @@ static bool pages_are_distinct(const walk *w) {
         for (uint32_t s = 0; s < SEQS; s++) {
             if (!w->taken[s]) continue;
             const uint32_t *table = kv_cache_table(w->c, s, g);
-            uint32_t first = w->length[s] ? first_visible(w->o.window[g], w->length[s] - 1) : 0;
+            uint32_t first = first_visible(w->o.window[g], w->query[s]);
             for (uint32_t p = first; p * KV_PAGE_TOKENS < w->length[s]; p++, n++) {
                 if (table[p] >= w->o.n_pages[g] || owned[table[p]]) return false;
                 owned[table[p]] = true;
@@ -59,7 +60,7 @@ static void walk_take(walk *w, uint64_t *seed) {
     if (seq == KV_NONE) return;
     CHECK(!w->taken[seq]);
     w->taken[seq] = true;
-    w->length[seq] = 0;
+    w->length[seq] = w->query[seq] = 0;
     w->limit[seq] = limit;
     for (uint32_t g = 0; g < w->o.n_groups; g++) w->promised[g] += needed(w, g, limit);
 }
@@ -68,6 +69,7 @@ static void walk_grow(walk *w, uint32_t s, uint64_t *seed) {
     uint32_t left = w->limit[s] - w->length[s], n = 1 + test_random_below(seed, w->step);
     if (left == 0) return;
     if (n > left) n = left;
+    w->query[s] = w->length[s];
     kv_cache_slide(w->c, s, w->length[s]);
     kv_cache_extend(w->c, s, w->length[s] + n);
     w->length[s] += n;

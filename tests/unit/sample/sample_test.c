@@ -323,6 +323,43 @@ TEST(top_k_keeps_ties) {
     for (uint32_t i = 0; i < 10; i++) CHECK(drawn[i] == (i % 3 == 0));
 }
 
+/* Equal halves: the first candidate alone reaches p of the whole, so the second is dropped. */
+TEST(top_p_keeps_through_the_first_that_reaches_it) {
+    sample_params s = greedy;
+    s.temperature = 1;
+    s.top_p = 0.5f;
+    for (uint32_t n = 2; n <= 8; n += 2) {
+        bool drawn[8] = {false};
+        for (uint32_t i = 0; i < n; i++) logits[i] = 1;
+        for (s.position = 0; s.position < 300; s.position++) drawn[sample(&s, n).token] = true;
+        for (uint32_t i = 0; i < n; i++) CHECK(drawn[i] == (i < n / 2));
+    }
+}
+
+/* Rare large noise lets a candidate win from far below: the search must not give it up. */
+TEST(large_noise_wins_from_far_below) {
+    sample_params s = greedy;
+    s.temperature = 1;
+    s.seed = 77;
+    int n_found = 0;
+    float largest = 0;
+    for (s.position = 0; s.position < 3000000 && n_found < 8; s.position++) {
+        const uint32_t counter[4] = {1, s.position, 0, 0};
+        uint32_t r[4];
+        sample_philox(s.seed, counter, r);
+        if (r[0] >= 8192) continue; /* noise above 13 */
+        n_found++;
+        float far = noise_of(&s, 1) - noise_of(&s, 0);
+        largest = far > largest ? far : largest;
+        logits[0] = 0;
+        logits[1] = -far + 0.02f;
+        CHECK(sample(&s, 2).token == 1 && expected_token(&s, logits, 2) == 1);
+        logits[1] = -far - 0.02f;
+        CHECK(sample(&s, 2).token == 0);
+    }
+    CHECK(n_found > 3 && largest > 12);
+}
+
 /* Seed, position and choice each change the stream of draws; nothing else does. */
 TEST(draws_depend_on_seed_position_and_choice) {
     uint64_t seed = 19;
