@@ -77,7 +77,7 @@ static bool is_threaded(fl_engine *e) {
 fl_status fl_engine_step(fl_engine *e, bool *busy, fl_err *err) {
     *busy = false;
     if (is_threaded(e)) return fl_fail(err, FL_EINVAL, "the engine runs its steps in a thread of its own (fl_engine_start)");
-    base_mutex_lock(&e->step_lock);
+    engine_lock_for_step(e);
     fl_status st = engine_step(e, busy, err);
     base_mutex_unlock(&e->step_lock);
     return st;
@@ -88,7 +88,7 @@ static void *run_steps(void *arg) {
     fl_engine *e = arg;
     for (;;) {
         bool busy;
-        base_mutex_lock(&e->step_lock);
+        engine_lock_for_step(e);
         fl_status st = engine_step(e, &busy, NULL);
         (void)st;
         base_mutex_unlock(&e->step_lock);
@@ -136,7 +136,7 @@ fl_status fl_engine_write_weight(fl_engine *e, const char *name, uint64_t row, u
     if (__builtin_mul_overflow(row_bytes, (size_t)n_rows, &want) || want != n_bytes)
         return fl_fail(err, FL_EINVAL, "weight %s: %llu rows of %s are %zu bytes, %zu were given", name, (unsigned long long)n_rows,
                        dtype_find(w->type)->name, row_bytes * (size_t)n_rows, n_bytes);
-    base_mutex_lock(&e->step_lock);
+    engine_lock_between_steps(e);
     engine_drain(e);
     fl_status st = e->vt->weight_write(e->dev, e->weights[i], (uint32_t)row, (uint32_t)n_rows, rows, err);
     base_mutex_unlock(&e->step_lock);

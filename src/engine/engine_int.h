@@ -74,6 +74,7 @@ struct fl_engine {
     base_cond       queue_cond;
     fl_request     *arrived, **arrived_end;             /* list, first come first */
     uint32_t        n_requests;                         /* not closed; guarded by queue_lock */
+    uint32_t        n_between;                          /* threads that wait for the end of a step; guarded by queue_lock */
     bool            threaded, quit;                     /* guarded by queue_lock */
     pthread_t       thread;
     atomic_uint_fast64_t n_steps, n_prompt_tokens, n_output_tokens, n_step_allocations;
@@ -119,7 +120,11 @@ struct fl_request {
 /* load.c */
 fl_status engine_load(fl_engine *e, const fl_engine_options *o, fl_err *err);
 void      engine_unload(fl_engine *e);
-/* step.c: the caller holds step_lock. *busy: requests remain. */
+/* step.c: takes step_lock for a step, or for something between two steps. The latter goes first: a loop of steps would
+ * hardly ever leave the lock to anybody else. */
+void      engine_lock_for_step(fl_engine *e);
+void      engine_lock_between_steps(fl_engine *e);
+/* The caller holds step_lock. *busy: requests remain. */
 fl_status engine_step(fl_engine *e, bool *busy, fl_err *err);
 /* Waits for and finishes all steps in flight. */
 void      engine_drain(fl_engine *e);

@@ -100,6 +100,7 @@ static uint64_t cache_bytes(const fl_engine *e, uint64_t n_tokens) {
 /* Room asked for, or for max_seqs requests of full length, cut to a third of the machine's memory but not below one. */
 static fl_status open_cache(fl_engine *e, const fl_engine_options *o, fl_err *err) {
     uint64_t want = o->kv_cache_tokens ? o->kv_cache_tokens : (uint64_t)e->max_len * e->max_seqs;
+    if (want > (uint64_t)1 << 40) return fl_fail(err, FL_EINVAL, "a cache of %llu positions is too large", (unsigned long long)want);
     uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 3;
     if (!o->kv_cache_tokens)
         while (want > e->max_len && cache_bytes(e, want) > memory) want -= e->max_len;

@@ -108,7 +108,7 @@ static fl_status open_arrays(fl_request *r, const fl_request_options *o, fl_err 
 /* Raw logits need a buffer per step in flight, which nobody else does. */
 static fl_status open_logits(fl_engine *e, fl_err *err) {
     fl_status st = FL_OK;
-    base_mutex_lock(&e->step_lock);
+    engine_lock_between_steps(e);
     for (uint32_t i = 0; i < e->n_slots && st == FL_OK; i++) {
         if (!e->slots[i].logits) e->slots[i].logits = base_calloc(e->max_rows, (size_t)e->g->n_vocab * sizeof(float));
         if (!e->slots[i].logits) st = fl_fail(err, FL_ENOMEM, "logits of %u rows: no memory", e->max_rows);
@@ -124,6 +124,7 @@ static void set_params(fl_request *r, const fl_request_options *o) {
     r->score_prompt = o->prompt_logprobs;
     r->any_logprobs = o->n_logprobs >= 0;
     r->n_top = o->n_logprobs > 0 ? (uint32_t)o->n_logprobs : 0;
+    if (r->n_top > r->e->g->n_vocab) r->n_top = r->e->g->n_vocab;
     r->chunk = o->prefill_chunk;
     r->on_logits = o->on_logits;
     r->user = o->user;
@@ -368,7 +369,8 @@ static bool take_event(fl_request *r, fl_event *event, fl_status *st, fl_err *er
     return true;
 }
 
-/* Waits for something to be published, or runs a step when no thread of the engine does. False: the time is over. */
+/* Waits for something to be published, or runs a step when no thread of the engine does. False: the time is over. A wait is
+ * short, because the thread may be stopped meanwhile: then the steps are the caller's. */
 static bool wait_or_step(fl_request *r, double deadline) {
     fl_engine *e = r->e;
     base_mutex_lock(&e->queue_lock);
@@ -377,7 +379,7 @@ static bool wait_or_step(fl_request *r, double deadline) {
     double left = deadline - base_now();
     if (left <= 0) return false;
     if (!threaded) {
-        base_mutex_lock(&e->step_lock);
+        engine_lock_for_step(e);
         fl_status st = engine_step(e, &busy, NULL);
         (void)st;   /* a failed step has failed its requests */
         base_mutex_unlock(&e->step_lock);
@@ -385,7 +387,7 @@ static bool wait_or_step(fl_request *r, double deadline) {
     }
     base_mutex_lock(&r->lock);
     if (r->next_prompt >= r->n_scored && r->next_token >= r->n_drawn && r->finish == FL_FINISH_NONE)
-        base_cond_wait(&r->changed, &r->lock, left > 1e5 ? 100000 : (int)(left * 1e3) + 1);
+        base_cond_wait(&r->changed, &r->lock, left > 0.1 ? 100 : (int)(left * 1e3) + 1);
     base_mutex_unlock(&r->lock);
     return true;
 }
@@ -436,7 +438,7 @@ void fl_request_close(fl_request *r) {
             if (!r->released) base_cond_wait(&r->changed, &r->lock, 100);
             base_mutex_unlock(&r->lock);
         } else {
-            base_mutex_lock(&e->step_lock);
+            engine_lock_for_step(e);
             fl_status st = engine_step(e, &busy, NULL);
             (void)st;
             base_mutex_unlock(&e->step_lock);
@@ -452,7 +454,8 @@ void fl_request_get_stats(const fl_request *r, fl_request_stats *s) {
     fl_request *w = (fl_request *)(uintptr_t)r;    /* the lock is not part of what the caller sees as constant */
     base_mutex_lock(&w->lock);
     double started = r->t_started ? r->t_started : r->t_added, first = r->t_first ? r->t_first : started;
-    fl_request_stats all = {.size = s->size, .seed = r->params.seed, .n_prompt = r->n_prompt, .n_output = r->n_drawn,
+    uint32_t n_output = r->told == FL_FINISH_NONE ? r->n_drawn : r->next_token;    /* what was drawn behind a stop text does not count */
+    fl_request_stats all = {.size = s->size, .seed = r->params.seed, .n_prompt = r->n_prompt, .n_output = n_output,
                             .queue_ms = 1e3 * (started - r->t_added), .prefill_ms = 1e3 * (first - started),
                             .decode_ms = r->t_done > first ? 1e3 * (r->t_done - first) : 0};
     base_mutex_unlock(&w->lock);

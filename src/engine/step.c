@@ -7,6 +7,24 @@
 
 #include <string.h>
 
+void engine_lock_for_step(fl_engine *e) {
+    base_mutex_lock(&e->queue_lock);
+    while (e->n_between) base_cond_wait(&e->queue_cond, &e->queue_lock, -1);
+    base_mutex_unlock(&e->queue_lock);
+    base_mutex_lock(&e->step_lock);
+}
+
+void engine_lock_between_steps(fl_engine *e) {
+    base_mutex_lock(&e->queue_lock);
+    e->n_between++;
+    base_mutex_unlock(&e->queue_lock);
+    base_mutex_lock(&e->step_lock);
+    base_mutex_lock(&e->queue_lock);
+    e->n_between--;
+    base_cond_wake(&e->queue_cond);
+    base_mutex_unlock(&e->queue_lock);
+}
+
 static void take_arrived(fl_engine *e) {
     base_mutex_lock(&e->queue_lock);
     while (e->arrived) {

@@ -39,7 +39,7 @@ static fl_status read_sizes(model_config *c, const file_gguf *f, fl_err *err) {
     if (st != FL_OK) return st;
     if (c->n_layers == 0 || c->n_layers > MODEL_LAYERS_MAX || c->d_model == 0 || c->d_model > 1 << 20 || c->d_ff == 0 ||
         c->d_ff > 1 << 22 || c->n_heads == 0 || c->n_heads > 4096 || c->n_kv_heads == 0 || c->n_heads % c->n_kv_heads ||
-        c->context_length == 0 || !(c->eps >= 0))
+        c->context_length == 0 || c->context_length > MODEL_CONTEXT_MAX || !(c->eps >= 0))
         return fl_fail(err, FL_EFORMAT, "sizes do not make a model: %u layers of %u, feed-forward %u, %u heads on %u KV heads, context %u",
                        c->n_layers, c->d_model, c->d_ff, c->n_heads, c->n_kv_heads, c->context_length);
     uint32_t d_head = c->d_model / c->n_heads;

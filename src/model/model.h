@@ -13,7 +13,10 @@
 #include "file/gguf.h"
 #include "graph/graph.h"
 
-enum { MODEL_LAYERS_MAX = 512 };
+enum {
+    MODEL_LAYERS_MAX  = 512,
+    MODEL_CONTEXT_MAX = 1 << 24,    /* positions are exact in fp32 */
+};
 
 /* Sizes and constants that all families share; what a file does not say is the family's default. */
 typedef struct {
