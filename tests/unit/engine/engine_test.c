@@ -288,18 +288,31 @@ static void run_unstopped(fl_engine *e, uint64_t seed, transcript *t, uint32_t n
     CHECK(run_one(t, e, &o) && t->n_tokens == n && t->finish == FL_FINISH_LENGTH);
 }
 
+/* What this vocabulary can spell, with U+FFFD for each half of an accented letter that stands alone. */
+static size_t whole_characters(const char *raw, size_t n_raw, char *text) {
+    size_t n = 0;
+    for (size_t i = 0; i < n_raw; i++) {
+        const char *whole = raw[i] >= 0 ? (char[]){raw[i], '\0'} : "\xef\xbf\xbd";
+        if (i + 1 < n_raw && raw[i] == '\xc3' && raw[i + 1] == '\xa9') whole = "\xc3\xa9", i++;
+        memcpy(text + n, whole, strlen(whole));
+        n += strlen(whole);
+    }
+    return n;
+}
+
 TEST(texts_are_whole_characters) {
     fl_model *m = tiny_open(&llama);
     fl_engine *e = run_engine(m, NULL);
     for (uint64_t seed = 1; seed <= 20; seed++) {
         run_unstopped(e, seed, &a, 60);
-        char *text;
-        size_t n;
-        CHECK(fl_detokenize(m, a.tokens, a.n_tokens, FL_DETOKENIZE_SKIP_SPECIAL, &text, &n, NULL) == FL_OK);
+        char *raw, text[RUN_TEXT_MAX];
+        size_t n_raw, n;
+        CHECK(fl_detokenize(m, a.tokens, a.n_tokens, FL_DETOKENIZE_SKIP_SPECIAL, &raw, &n_raw, NULL) == FL_OK);
+        n = whole_characters(raw, n_raw, text);
         CHECK(n == a.n_text && memcmp(text, a.text, n) == 0);
         for (uint32_t i = 0; i < a.n_tokens; i++) /* no piece ends in the middle of a character */
             CHECK(a.text_at[i] == a.n_text || ((unsigned char)a.text[a.text_at[i]] & 0xc0) != 0x80);
-        fl_free(text);
+        fl_free(raw);
     }
     fl_engine_close(e);
     fl_model_close(m);
