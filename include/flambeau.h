@@ -40,12 +40,12 @@ extern "C" {
 
 #define FL_API __attribute__((visibility("default")))
 
-typedef struct fl_model   fl_model;
-typedef struct fl_engine  fl_engine;
+typedef struct fl_model fl_model;
+typedef struct fl_engine fl_engine;
 typedef struct fl_request fl_request;
 
 FL_API const char *fl_version(void);
-FL_API void fl_free(void *p);   /* accepts NULL */
+FL_API void fl_free(void *p); /* accepts NULL */
 
 /* ---- models ---------------------------------------------------------------------------------------------------- */
 
@@ -53,18 +53,18 @@ FL_API void fl_free(void *p);   /* accepts NULL */
  * The caller owns *out: fl_model_close(), after all its engines. *out is NULL on failure.
  * Errors: FL_EIO, FL_EFORMAT, FL_EUNSUPPORTED (an architecture, tokenizer or type we do not know, named), FL_ENOMEM. */
 FL_API FL_CHECKED fl_status fl_model_open(fl_model **out, const char *path, fl_err *err);
-FL_API void fl_model_close(fl_model *m);   /* accepts NULL */
+FL_API void fl_model_close(fl_model *m); /* accepts NULL */
 
 typedef struct {
-    size_t      size;
-    const char *architecture, *name, *license, *tokenizer;   /* "" when the file does not say; owned by the model */
-    const char *weight_types;                                /* "Q4_1, F32, Q8_0": most elements first */
-    uint64_t    n_params, file_bytes;
-    uint32_t    n_vocab, n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff;
-    uint32_t    context_length;                              /* positions the model was trained for */
-    bool        has_tokenizer, has_chat_template, add_bos;
-    uint32_t    n_stop;                                      /* tokens that end an answer */
-    uint32_t    stop[8];
+    size_t size;
+    const char *architecture, *name, *license, *tokenizer; /* "" when the file does not say; owned by the model */
+    const char *weight_types;                              /* "Q4_1, F32, Q8_0": most elements first */
+    uint64_t n_params, file_bytes;
+    uint32_t n_vocab, n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff;
+    uint32_t context_length; /* positions the model was trained for */
+    bool has_tokenizer, has_chat_template, add_bos;
+    uint32_t n_stop; /* tokens that end an answer */
+    uint32_t stop[8];
 } fl_model_info;
 
 FL_API void fl_model_info_init(fl_model_info *info);
@@ -73,8 +73,8 @@ FL_API void fl_model_get_info(const fl_model *m, fl_model_info *info);
 /* ---- text ------------------------------------------------------------------------------------------------------ */
 
 enum {
-    FL_TOKENIZE_ADD_SPECIAL   = 1,   /* the model's own start (and end) tokens */
-    FL_TOKENIZE_PARSE_SPECIAL = 2,   /* "<|im_end|>" in the text becomes that control token */
+    FL_TOKENIZE_ADD_SPECIAL = 1,   /* the model's own start (and end) tokens */
+    FL_TOKENIZE_PARSE_SPECIAL = 2, /* "<|im_end|>" in the text becomes that control token */
 };
 enum { FL_DETOKENIZE_SKIP_SPECIAL = 1 };
 
@@ -95,8 +95,9 @@ FL_API const char *fl_token_piece(const fl_model *m, uint32_t id, size_t *n_byte
  * now: "2026-01-31T12:00:00" for strftime_now, NULL: the clock. *text is the caller's; *ids too (may be NULL: not
  * wanted): the template's special tokens are control tokens, those typed in messages are text.
  * Errors: FL_EUNSUPPORTED without a template, FL_EINVAL for bad JSON, FL_EFORMAT for a template that fails (with its line). */
-FL_API FL_CHECKED fl_status fl_template_render(const fl_model *m, const char *context_json, const char *now, char **text,
-                                               size_t *n_bytes, uint32_t **ids, size_t *n_ids, fl_err *err);
+FL_API FL_CHECKED fl_status fl_template_render(const fl_model *m, const char *context_json, const char *now,
+                                               char **text, size_t *n_bytes, uint32_t **ids, size_t *n_ids,
+                                               fl_err *err);
 
 /* The same with a template given as text: no model, no ids. */
 FL_API FL_CHECKED fl_status fl_template_render_source(const char *source, size_t n_source, const char *context_json,
@@ -105,20 +106,21 @@ FL_API FL_CHECKED fl_status fl_template_render_source(const char *source, size_t
 /* ---- engines --------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    size_t      size;
-    const char *device;                   /* "cpu" (NULL), "sim" */
-    const char *cpu_isa;                  /* NULL: the best of this CPU; "scalar", "avx2", ... */
-    const char *compute;                  /* "auto" (NULL), "q8", "bf16", "f32" */
-    const char *kv_cache_dtype;           /* "auto" (NULL), "bf16", "f32" */
-    uint32_t    n_threads;                /* 0: as many as the process may use */
-    uint32_t    max_model_len;            /* positions a request may have; 0: the model's context */
-    uint32_t    max_num_seqs;             /* requests that run at once; 0: 8 */
-    uint32_t    max_num_batched_tokens;   /* tokens of one step; 0: 512 */
-    uint32_t    max_logit_rows;           /* logit rows of one step; 0: max_num_seqs */
-    uint64_t    kv_cache_tokens;          /* cache room; 0: for one request of max_model_len, or a short one for each of max_num_seqs */
-    uint32_t    steps_in_flight;          /* 0: what suits the device */
-    int         opt_level;                /* 0: every op by itself, 1 and more: grouped; -1: the default, 2 */
-    uint64_t    page_shuffle_seed;        /* not 0: cache pages are given out in a random order (tests) */
+    size_t size;
+    const char *device;              /* "cpu" (NULL), "sim" */
+    const char *cpu_isa;             /* NULL: the best of this CPU; "scalar", "avx2", ... */
+    const char *compute;             /* "auto" (NULL), "q8", "bf16", "f32" */
+    const char *kv_cache_dtype;      /* "auto" (NULL), "bf16", "f32" */
+    uint32_t n_threads;              /* 0: as many as the process may use */
+    uint32_t max_model_len;          /* positions a request may have; 0: the model's context */
+    uint32_t max_num_seqs;           /* requests that run at once; 0: 8 */
+    uint32_t max_num_batched_tokens; /* tokens of one step; 0: 512 */
+    uint32_t max_logit_rows;         /* logit rows of one step; 0: max_num_seqs */
+    uint64_t
+        kv_cache_tokens; /* cache room; 0: for one request of max_model_len, or a short one for each of max_num_seqs */
+    uint32_t steps_in_flight;   /* 0: what suits the device */
+    int opt_level;              /* 0: every op by itself, 1 and more: grouped; -1: the default, 2 */
+    uint64_t page_shuffle_seed; /* not 0: cache pages are given out in a random order (tests) */
 } fl_engine_options;
 
 FL_API void fl_engine_options_init(fl_engine_options *o);
@@ -131,14 +133,14 @@ FL_API FL_CHECKED fl_status fl_engine_open(fl_engine **out, const fl_model *m, c
 FL_API void fl_engine_close(fl_engine *e);
 
 typedef struct {
-    size_t      size;
+    size_t size;
     const char *device, *cpu_isa, *profile, *kv_cache_dtype;
-    uint32_t    n_threads, max_model_len, max_num_seqs, max_num_batched_tokens, steps_in_flight;
-    uint64_t    kv_cache_tokens;                   /* positions the cache holds in layers that see everything */
-    uint64_t    weight_bytes, kv_bytes, activation_bytes;
-    double      load_ms, compile_ms;
-    uint64_t    n_steps, n_prompt_tokens, n_output_tokens;   /* since open */
-    uint64_t    n_step_allocations;                          /* made inside steps: 0 */
+    uint32_t n_threads, max_model_len, max_num_seqs, max_num_batched_tokens, steps_in_flight;
+    uint64_t kv_cache_tokens; /* positions the cache holds in layers that see everything */
+    uint64_t weight_bytes, kv_bytes, activation_bytes;
+    double load_ms, compile_ms;
+    uint64_t n_steps, n_prompt_tokens, n_output_tokens; /* since open */
+    uint64_t n_step_allocations;                        /* made inside steps: 0 */
 } fl_engine_info;
 
 FL_API void fl_engine_info_init(fl_engine_info *info);
@@ -162,29 +164,32 @@ FL_API FL_CHECKED fl_status fl_engine_write_weight(fl_engine *e, const char *nam
 
 /* ---- requests -------------------------------------------------------------------------------------------------- */
 
-typedef struct { uint32_t id; float logprob; } fl_top;
+typedef struct {
+    uint32_t id;
+    float logprob;
+} fl_top;
 
 typedef struct {
-    size_t          size;
-    const uint32_t *prompt;               /* ids, copied; at least one */
-    size_t          n_prompt;
-    uint32_t        max_tokens;           /* 0 allowed with prompt_logprobs: only score. UINT32_MAX: up to the context */
-    float           temperature;          /* 0: greedy */
-    float           top_p, min_p;         /* 1 and 0: off */
-    uint32_t        top_k;                /* 0: off */
-    float           repetition_penalty, presence_penalty, frequency_penalty;   /* 1, 0, 0: off */
-    uint64_t        seed;                 /* used when has_seed; else one is drawn, see fl_request_stats */
-    bool            has_seed;
-    bool            ignore_eos;           /* go on after the model's stop tokens */
-    const char *const *stop;              /* texts that end the answer; copied; the answer is cut before them */
-    size_t          n_stop;
-    int             n_logprobs;           /* -1: none; else each token's logprob and the n best */
-    bool            prompt_logprobs;      /* an event for each prompt token, too */
-    uint32_t        prefill_chunk;        /* most prompt tokens a step; 0: what fits */
+    size_t size;
+    const uint32_t *prompt; /* ids, copied; at least one */
+    size_t n_prompt;
+    uint32_t max_tokens; /* 0 allowed with prompt_logprobs: only score. UINT32_MAX: up to the context */
+    float temperature;   /* 0: greedy */
+    float top_p, min_p;  /* 1 and 0: off */
+    uint32_t top_k;      /* 0: off */
+    float repetition_penalty, presence_penalty, frequency_penalty; /* 1, 0, 0: off */
+    uint64_t seed; /* used when has_seed; else one is drawn, see fl_request_stats */
+    bool has_seed;
+    bool ignore_eos;         /* go on after the model's stop tokens */
+    const char *const *stop; /* texts that end the answer; copied; the answer is cut before them */
+    size_t n_stop;
+    int n_logprobs;         /* -1: none; else each token's logprob and the n best */
+    bool prompt_logprobs;   /* an event for each prompt token, too */
+    uint32_t prefill_chunk; /* most prompt tokens a step; 0: what fits */
     /* Called with the raw logits [n_vocab] after each position that has them (all prompt positions with
      * prompt_logprobs), by the thread that runs the step; must return quickly and not call the engine. */
-    void          (*on_logits)(void *user, uint32_t position, const float *logits, uint32_t n_vocab);
-    void           *user;
+    void (*on_logits)(void *user, uint32_t position, const float *logits, uint32_t n_vocab);
+    void *user;
 } fl_request_options;
 
 FL_API void fl_request_options_init(fl_request_options *o);
@@ -195,30 +200,30 @@ FL_API void fl_request_options_init(fl_request_options *o);
 FL_API FL_CHECKED fl_status fl_request_add(fl_request **out, fl_engine *e, const fl_request_options *o, fl_err *err);
 
 typedef enum {
-    FL_EVENT_NONE,     /* nothing within the time */
-    FL_EVENT_PROMPT,   /* a prompt token with its logprob (NAN for the first) */
-    FL_EVENT_TOKEN,    /* a drawn token */
-    FL_EVENT_DONE,     /* finished: see finish; text may hold what was held back */
+    FL_EVENT_NONE,   /* nothing within the time */
+    FL_EVENT_PROMPT, /* a prompt token with its logprob (NAN for the first) */
+    FL_EVENT_TOKEN,  /* a drawn token */
+    FL_EVENT_DONE,   /* finished: see finish; text may hold what was held back */
 } fl_event_kind;
 
 typedef enum {
     FL_FINISH_NONE,
-    FL_FINISH_STOP,       /* a stop token or stop text */
-    FL_FINISH_LENGTH,     /* max_tokens or the context */
+    FL_FINISH_STOP,   /* a stop token or stop text */
+    FL_FINISH_LENGTH, /* max_tokens or the context */
     FL_FINISH_CANCELED,
-    FL_FINISH_ERROR,      /* fl_request_next also returns the error */
+    FL_FINISH_ERROR, /* fl_request_next also returns the error */
 } fl_finish;
 
 typedef struct {
-    size_t        size;
+    size_t size;
     fl_event_kind kind;
-    fl_finish     finish;
-    uint32_t      token;              /* TOKEN and PROMPT; a stop token is not reported */
-    float         logprob;            /* with n_logprobs >= 0 or prompt_logprobs */
-    const fl_top *top;                /* the n_top best of this position, best first; valid until the next call */
-    uint32_t      n_top;
-    const char   *text;               /* complete characters that this event adds to the answer; never NULL */
-    size_t        n_text;
+    fl_finish finish;
+    uint32_t token;    /* TOKEN and PROMPT; a stop token is not reported */
+    float logprob;     /* with n_logprobs >= 0 or prompt_logprobs */
+    const fl_top *top; /* the n_top best of this position, best first; valid until the next call */
+    uint32_t n_top;
+    const char *text; /* complete characters that this event adds to the answer; never NULL */
+    size_t n_text;
 } fl_event;
 
 FL_API void fl_event_init(fl_event *event);
@@ -230,13 +235,13 @@ FL_API FL_CHECKED fl_status fl_request_next(fl_request *r, fl_event *event, int 
 
 /* Ends the request at the next step; FL_EVENT_DONE with FL_FINISH_CANCELED follows. Any thread; also from a signal handler. */
 FL_API void fl_request_cancel(fl_request *r);
-FL_API void fl_request_close(fl_request *r);   /* cancels first if needed; accepts NULL */
+FL_API void fl_request_close(fl_request *r); /* cancels first if needed; accepts NULL */
 
 typedef struct {
-    size_t   size;
+    size_t size;
     uint64_t seed;
-    uint32_t n_prompt, n_output;          /* tokens; n_output excludes the stop token */
-    double   queue_ms, prefill_ms, decode_ms;
+    uint32_t n_prompt, n_output; /* tokens; n_output excludes the stop token */
+    double queue_ms, prefill_ms, decode_ms;
 } fl_request_stats;
 
 FL_API void fl_request_stats_init(fl_request_stats *s);

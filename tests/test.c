@@ -6,8 +6,11 @@
 #include <string.h>
 
 enum { TESTS_MAX = 512 };
-static struct { const char *name; void (*run)(void); } tests[TESTS_MAX];
-static int         n_tests, n_failures;
+static struct {
+    const char *name;
+    void (*run)(void);
+} tests[TESTS_MAX];
+static int n_tests, n_failures;
 static const char *skipped;
 
 void test_add(const char *name, void (*run)(void)) {
@@ -66,8 +69,10 @@ int main(int argc, char **argv) {
         n_failures = 0;
         skipped = NULL;
         tests[i].run();
-        if (n_failures) printf("FAILED %s (%d)\n", tests[i].name, n_failures);
-        else if (skipped) printf("skipped %s: %s\n", tests[i].name, skipped);
+        if (n_failures)
+            printf("FAILED %s (%d)\n", tests[i].name, n_failures);
+        else if (skipped)
+            printf("skipped %s: %s\n", tests[i].name, skipped);
         n_failures ? failed++ : skipped ? n_skipped++ : passed++;
         fflush(stdout);
     }

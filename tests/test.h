@@ -16,20 +16,24 @@ void test_add(const char *name, void (*run)(void));
 void test_fail(const char *file, int line, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void test_skip(const char *why);
 
-#define TEST(name)                                                              \
-    static void test_##name(void);                                              \
-    __attribute__((constructor)) static void add_##name(void) { test_add(#name, test_##name); } \
+#define TEST(name)                                                                                                     \
+    static void test_##name(void);                                                                                     \
+    __attribute__((constructor)) static void add_##name(void) { test_add(#name, test_##name); }                        \
     static void test_##name(void)
 
-#define CHECK(c) ((c) ? (void)0 : test_fail(__FILE__, __LINE__, "%s", #c))
+#define CHECK(c)       ((c) ? (void)0 : test_fail(__FILE__, __LINE__, "%s", #c))
 #define CHECKF(c, ...) ((c) ? (void)0 : test_fail(__FILE__, __LINE__, __VA_ARGS__))
-#define SKIP(why) do { test_skip(why); return; } while (0)
+#define SKIP(why)                                                                                                      \
+    do {                                                                                                               \
+        test_skip(why);                                                                                                \
+        return;                                                                                                        \
+    } while (0)
 
 /* The whole file, NUL-terminated, freed with free(); NULL when it cannot be read. */
 char *test_read_file(const char *path, size_t *size);
 
 /* Deterministic numbers for test data: uniform in [-1, 1), and below n. */
-float    test_random_float(uint64_t *state);
+float test_random_float(uint64_t *state);
 uint32_t test_random_below(uint64_t *state, uint32_t n);
 
 #endif

@@ -8,7 +8,7 @@ enum { CHUNK_BYTES = 64 * 1024 };
 
 struct base_arena_chunk {
     base_arena_chunk *next;
-    size_t            used, cap;
+    size_t used, cap;
     _Alignas(16) char data[];
 };
 

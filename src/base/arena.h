@@ -14,8 +14,8 @@ typedef struct base_arena_chunk base_arena_chunk;
 
 typedef struct {
     base_arena_chunk *chunks;
-    size_t            used;    /* bytes handed out */
-    size_t            limit;   /* 0: none */
+    size_t used;  /* bytes handed out */
+    size_t limit; /* 0: none */
 } base_arena;
 
 /* NULL without memory or beyond the limit. */
@@ -23,6 +23,6 @@ void *base_arena_alloc(base_arena *a, size_t bytes);
 void *base_arena_calloc(base_arena *a, size_t count, size_t size);
 /* A NUL-terminated copy of n bytes. */
 char *base_arena_strndup(base_arena *a, const char *s, size_t n);
-void  base_arena_clear(base_arena *a);
+void base_arena_clear(base_arena *a);
 
 #endif

@@ -4,8 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-fl_status fl_fail_at(fl_err *err, fl_status code, const char *file, int line,
-                     const char *fmt, ...) {
+fl_status fl_fail_at(fl_err *err, fl_status code, const char *file, int line, const char *fmt, ...) {
     if (!err) return code;
     err->code = code;
     err->file = file;
@@ -27,7 +26,7 @@ fl_status fl_wrap(fl_err *err, fl_status code, const char *fmt, ...) {
     va_end(ap);
     size_t used = n < 0 ? 0 : (size_t)n;
     size_t room = used < sizeof err->msg ? sizeof err->msg - used : 0;
-    if (room < sizeof ": ") return code;  /* no room: keep the outer context, drop the inner */
+    if (room < sizeof ": ") return code; /* no room: keep the outer context, drop the inner */
     size_t keep = strlen(inner);
     if (keep > room - sizeof ": ") keep = room - sizeof ": ";
     memcpy(err->msg + used, ": ", 2);
@@ -38,15 +37,15 @@ fl_status fl_wrap(fl_err *err, fl_status code, const char *fmt, ...) {
 
 const char *fl_status_name(fl_status code) {
     switch (code) {
-        case FL_OK:           return "ok";
-        case FL_EINVAL:       return "invalid";
-        case FL_ENOMEM:       return "out of memory";
-        case FL_EIO:          return "i/o";
-        case FL_EFORMAT:      return "bad format";
+        case FL_OK: return "ok";
+        case FL_EINVAL: return "invalid";
+        case FL_ENOMEM: return "out of memory";
+        case FL_EIO: return "i/o";
+        case FL_EFORMAT: return "bad format";
         case FL_EUNSUPPORTED: return "unsupported";
-        case FL_EDEVICE:      return "device";
-        case FL_EPEER:        return "peer";
-        case FL_ECANCELED:    return "canceled";
+        case FL_EDEVICE: return "device";
+        case FL_EPEER: return "peer";
+        case FL_ECANCELED: return "canceled";
     }
     return "?";
 }

@@ -2,7 +2,10 @@
 
 #include <stdatomic.h>
 
-static struct { atomic_uint_fast64_t left; atomic_bool happened; } switches[BASE_FAULT_KINDS];
+static struct {
+    atomic_uint_fast64_t left;
+    atomic_bool happened;
+} switches[BASE_FAULT_KINDS];
 
 void base_fault_arm(base_fault kind, uint64_t n) {
     atomic_store(&switches[kind].happened, false);
@@ -11,7 +14,8 @@ void base_fault_arm(base_fault kind, uint64_t n) {
 
 bool base_fault_hit(base_fault kind) {
     uint_fast64_t left = atomic_load(&switches[kind].left);
-    while (left && !atomic_compare_exchange_weak(&switches[kind].left, &left, left - 1)) {}
+    while (left && !atomic_compare_exchange_weak(&switches[kind].left, &left, left - 1)) {
+    }
     if (left != 1) return false;
     atomic_store(&switches[kind].happened, true);
     return true;

@@ -6,10 +6,10 @@
 #include <sys/random.h>
 
 struct base_map_slot {
-    const char *key;   /* NULL: free */
-    uint32_t    len;
-    uint32_t    value;
-    uint32_t    hash;
+    const char *key; /* NULL: free */
+    uint32_t len;
+    uint32_t value;
+    uint32_t hash;
 };
 
 static uint64_t mix(uint64_t a, uint64_t b) {

@@ -14,10 +14,10 @@
 typedef struct base_map_slot base_map_slot;
 
 typedef struct {
-    base_map_slot *slots;   /* owned */
-    uint32_t       n_slots; /* a power of two, or 0 */
-    uint32_t       count;
-    uint64_t       seed;
+    base_map_slot *slots; /* owned */
+    uint32_t n_slots;     /* a power of two, or 0 */
+    uint32_t count;
+    uint64_t seed;
 } base_map;
 
 enum { BASE_MAP_NONE = 0xffffffff };

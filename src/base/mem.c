@@ -15,18 +15,18 @@
 enum { HEADER_BYTES = 16, ALIGN_BYTES = 64, MMAP_BYTES = 1 << 20, HUGE_BYTES = 2 << 20 };
 
 typedef struct {
-    size_t   bytes;   /* asked for by the caller */
-    uint32_t offset;  /* from the start of the system's block to the caller's pointer */
-    uint32_t mapped;  /* 1: the system's block is a mapping */
+    size_t bytes;    /* asked for by the caller */
+    uint32_t offset; /* from the start of the system's block to the caller's pointer */
+    uint32_t mapped; /* 1: the system's block is a mapping */
 } mem_header;
 
 _Static_assert(sizeof(mem_header) == HEADER_BYTES, "the header must keep 16-byte alignment");
 
 static atomic_uint_fast64_t n_allocs;
-static atomic_size_t        n_bytes;
+static atomic_size_t n_bytes;
 static _Thread_local uint64_t n_allocs_here;
-static atomic_int_fast64_t  fail_in;  /* fault switch: 1 means the next allocation fails */
-static atomic_int           failed;
+static atomic_int_fast64_t fail_in; /* fault switch: 1 means the next allocation fails */
+static atomic_int failed;
 
 static bool must_fail(void) {
     if (atomic_load_explicit(&fail_in, memory_order_relaxed) == 0) return false;

@@ -76,7 +76,7 @@ static uint32_t cgroup_cpus(void) {
     FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
     if (!f) return 0;
     long long quota = 0, period = 0;
-    int n = fscanf(f, "%lld %lld", &quota, &period);    /* "max 100000" gives n == 0 */
+    int n = fscanf(f, "%lld %lld", &quota, &period); /* "max 100000" gives n == 0 */
     fclose(f);
     return n == 2 && quota > 0 && period > 0 ? (uint32_t)((quota + period - 1) / period) : 0;
 }

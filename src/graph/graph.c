@@ -92,7 +92,10 @@ uint32_t graph_add_kv_layer(graph *g, const graph_kv_group *like) {
 const char *graph_label(graph *g, int layer, const char *what) {
     char text[64];
     int n = layer < 0 ? snprintf(text, sizeof text, "%s", what) : snprintf(text, sizeof text, "%d.%s", layer, what);
-    const char *label = base_arena_strndup(&g->arena, text, n < 0 ? 0 : (size_t)n < sizeof text ? (size_t)n : sizeof text - 1);
+    const char *label = base_arena_strndup(&g->arena, text,
+                                           n < 0                     ? 0
+                                           : (size_t)n < sizeof text ? (size_t)n
+                                                                     : sizeof text - 1);
     if (!label) g->no_memory = true;
     return label ? label : "";
 }
@@ -115,59 +118,102 @@ static graph_value append(graph *g, graph_node n) {
 static const graph_node *node(const graph *g, graph_value v) { return &g->nodes[v]; }
 
 static void want_rows(graph *g, graph_value x, graph_rows rows) {
-    if (node(g, x)->rows != rows) mistake(g, rows == GRAPH_ROWS_T ? "wanted rows stand where all tokens are needed" : "all tokens stand where wanted rows are needed");
+    if (node(g, x)->rows != rows)
+        mistake(g, rows == GRAPH_ROWS_T ? "wanted rows stand where all tokens are needed"
+                                        : "all tokens stand where wanted rows are needed");
 }
 
 graph_value graph_embed(graph *g, uint32_t weight, const char *label) {
-    return append(g, (graph_node){.op = OP_EMBED, .rows = GRAPH_ROWS_T, .cols = g->weights[weight].k, .weight = weight, .label = label});
+    return append(
+        g, (graph_node){
+               .op = OP_EMBED, .rows = GRAPH_ROWS_T, .cols = g->weights[weight].k, .weight = weight, .label = label});
 }
 
 graph_value graph_rmsnorm(graph *g, graph_value x, uint32_t weight, uint32_t width, float eps, const char *label) {
-    if (width == 0 || node(g, x)->cols % width || g->weights[weight].k != width) mistake(g, "a norm has another width than its input");
-    return append(g, (graph_node){.op = OP_RMSNORM, .rows = node(g, x)->rows, .cols = node(g, x)->cols, .in = {x},
-                                  .weight = weight, .width = width, .factor = eps, .label = label});
+    if (width == 0 || node(g, x)->cols % width || g->weights[weight].k != width)
+        mistake(g, "a norm has another width than its input");
+    return append(g, (graph_node){.op = OP_RMSNORM,
+                                  .rows = node(g, x)->rows,
+                                  .cols = node(g, x)->cols,
+                                  .in = {x},
+                                  .weight = weight,
+                                  .width = width,
+                                  .factor = eps,
+                                  .label = label});
 }
 
 graph_value graph_matmul(graph *g, graph_value x, uint32_t weight, const char *label) {
     if (node(g, x)->cols != g->weights[weight].k) mistake(g, "a weight matrix has another width than its input");
-    return append(g, (graph_node){.op = OP_MATMUL, .rows = node(g, x)->rows, .cols = g->weights[weight].n, .in = {x},
-                                  .weight = weight, .label = label});
+    return append(g, (graph_node){.op = OP_MATMUL,
+                                  .rows = node(g, x)->rows,
+                                  .cols = g->weights[weight].n,
+                                  .in = {x},
+                                  .weight = weight,
+                                  .label = label});
 }
 
 graph_value graph_bias(graph *g, graph_value x, uint32_t weight, const char *label) {
     if (node(g, x)->cols != g->weights[weight].k) mistake(g, "a bias has another width than its input");
-    return append(g, (graph_node){.op = OP_BIAS, .rows = node(g, x)->rows, .cols = node(g, x)->cols, .in = {x},
-                                  .weight = weight, .label = label});
+    return append(g, (graph_node){.op = OP_BIAS,
+                                  .rows = node(g, x)->rows,
+                                  .cols = node(g, x)->cols,
+                                  .in = {x},
+                                  .weight = weight,
+                                  .label = label});
 }
 
 graph_value graph_unary(graph *g, op o, graph_value x, float factor, const char *label) {
-    return append(g, (graph_node){.op = o, .rows = node(g, x)->rows, .cols = node(g, x)->cols, .in = {x},
-                                  .weight = GRAPH_NONE, .factor = factor, .label = label});
+    return append(g, (graph_node){.op = o,
+                                  .rows = node(g, x)->rows,
+                                  .cols = node(g, x)->cols,
+                                  .in = {x},
+                                  .weight = GRAPH_NONE,
+                                  .factor = factor,
+                                  .label = label});
 }
 
 graph_value graph_binary(graph *g, op o, graph_value a, graph_value b, const char *label) {
-    if (node(g, a)->cols != node(g, b)->cols || node(g, a)->rows != node(g, b)->rows) mistake(g, "two values of different shape are combined");
-    return append(g, (graph_node){.op = o, .rows = node(g, a)->rows, .cols = node(g, a)->cols, .in = {a, b},
-                                  .weight = GRAPH_NONE, .label = label});
+    if (node(g, a)->cols != node(g, b)->cols || node(g, a)->rows != node(g, b)->rows)
+        mistake(g, "two values of different shape are combined");
+    return append(g, (graph_node){.op = o,
+                                  .rows = node(g, a)->rows,
+                                  .cols = node(g, a)->cols,
+                                  .in = {a, b},
+                                  .weight = GRAPH_NONE,
+                                  .label = label});
 }
 
 graph_value graph_rope_heads(graph *g, graph_value x, uint32_t rope, uint32_t width, const char *label) {
     if (width == 0 || node(g, x)->cols % width || g->ropes[rope].d > width) mistake(g, "RoPE is wider than a head");
-    want_rows(g, x, GRAPH_ROWS_T);   /* the step has one angle per token */
-    return append(g, (graph_node){.op = OP_ROPE, .rows = node(g, x)->rows, .cols = node(g, x)->cols, .in = {x},
-                                  .weight = GRAPH_NONE, .width = width, .rope = rope, .label = label});
+    want_rows(g, x, GRAPH_ROWS_T); /* the step has one angle per token */
+    return append(g, (graph_node){.op = OP_ROPE,
+                                  .rows = node(g, x)->rows,
+                                  .cols = node(g, x)->cols,
+                                  .in = {x},
+                                  .weight = GRAPH_NONE,
+                                  .width = width,
+                                  .rope = rope,
+                                  .label = label});
 }
 
 graph_value graph_kv_write(graph *g, graph_value k, graph_value v, uint32_t kv_layer, const char *label) {
     const graph_kv_group *kv = &g->kv[kv_layer >> 16];
-    if (node(g, k)->cols != kv->n_kv_heads * kv->d_k || node(g, v)->cols != kv->n_kv_heads * kv->d_v) mistake(g, "K or V has another width than its cache");
+    if (node(g, k)->cols != kv->n_kv_heads * kv->d_k || node(g, v)->cols != kv->n_kv_heads * kv->d_v)
+        mistake(g, "K or V has another width than its cache");
     want_rows(g, k, GRAPH_ROWS_T);
     want_rows(g, v, GRAPH_ROWS_T);
-    return append(g, (graph_node){.op = OP_KV_WRITE, .rows = GRAPH_ROWS_T, .in = {k, v}, .weight = GRAPH_NONE,
-                                  .kv_group = kv_layer >> 16, .kv_layer = kv_layer & 0xffff, .width = kv->d_k, .label = label});
+    return append(g, (graph_node){.op = OP_KV_WRITE,
+                                  .rows = GRAPH_ROWS_T,
+                                  .in = {k, v},
+                                  .weight = GRAPH_NONE,
+                                  .kv_group = kv_layer >> 16,
+                                  .kv_layer = kv_layer & 0xffff,
+                                  .width = kv->d_k,
+                                  .label = label});
 }
 
-graph_value graph_attention(graph *g, graph_value q, graph_value written, float scale, float softcap, const char *label) {
+graph_value graph_attention(graph *g, graph_value q, graph_value written, float scale, float softcap,
+                            const char *label) {
     const graph_node *w = node(g, written);
     const graph_kv_group *kv = &g->kv[w->kv_group];
     if (w->op != OP_KV_WRITE || node(g, q)->cols % kv->d_k || node(g, q)->cols / kv->d_k % kv->n_kv_heads) {
@@ -175,19 +221,32 @@ graph_value graph_attention(graph *g, graph_value q, graph_value written, float 
         return 0;
     }
     want_rows(g, q, GRAPH_ROWS_T);
-    return append(g, (graph_node){.op = OP_ATTENTION, .rows = GRAPH_ROWS_T, .cols = node(g, q)->cols / kv->d_k * kv->d_v,
-                                  .in = {q, written}, .weight = GRAPH_NONE, .kv_group = w->kv_group, .kv_layer = w->kv_layer,
-                                  .width = kv->d_k, .factor = scale, .softcap = softcap, .label = label});
+    return append(g, (graph_node){.op = OP_ATTENTION,
+                                  .rows = GRAPH_ROWS_T,
+                                  .cols = node(g, q)->cols / kv->d_k * kv->d_v,
+                                  .in = {q, written},
+                                  .weight = GRAPH_NONE,
+                                  .kv_group = w->kv_group,
+                                  .kv_layer = w->kv_layer,
+                                  .width = kv->d_k,
+                                  .factor = scale,
+                                  .softcap = softcap,
+                                  .label = label});
 }
 
 graph_value graph_rows_wanted(graph *g, graph_value x, const char *label) {
     want_rows(g, x, GRAPH_ROWS_T);
-    return append(g, (graph_node){.op = OP_ROWS, .rows = GRAPH_ROWS_R, .cols = node(g, x)->cols, .in = {x},
-                                  .weight = GRAPH_NONE, .label = label});
+    return append(g, (graph_node){.op = OP_ROWS,
+                                  .rows = GRAPH_ROWS_R,
+                                  .cols = node(g, x)->cols,
+                                  .in = {x},
+                                  .weight = GRAPH_NONE,
+                                  .label = label});
 }
 
 graph_value graph_sample(graph *g, graph_value logits, const char *label) {
     want_rows(g, logits, GRAPH_ROWS_R);
     g->n_vocab = node(g, logits)->cols;
-    return append(g, (graph_node){.op = OP_SAMPLE, .rows = GRAPH_ROWS_R, .in = {logits}, .weight = GRAPH_NONE, .label = label});
+    return append(
+        g, (graph_node){.op = OP_SAMPLE, .rows = GRAPH_ROWS_R, .in = {logits}, .weight = GRAPH_NONE, .label = label});
 }

@@ -13,7 +13,7 @@
 
 #include <string.h>
 
-enum { PENDING = 0xfffffffe };  /* in group_of: a row-wise op nobody has needed yet */
+enum { PENDING = 0xfffffffe }; /* in group_of: a row-wise op nobody has needed yet */
 
 static const graph_node *node(const graph_plan *p, graph_value v) { return &p->g->nodes[v]; }
 
@@ -29,8 +29,9 @@ static graph_group *add_group(graph_plan *p, graph_value main) {
 
 /* The pending ancestors of v, itself included, in order; 0 when there are none or too many, or when one of them
  * iterates over other rows than `rows` or is refused by `allowed`. */
-static uint32_t pending_chain(const graph_plan *p, graph_value v, graph_rows rows, bool (*allowed)(const graph_node *, uint32_t),
-                              uint32_t width, graph_value chain[GROUP_PRE_MAX]) {
+static uint32_t pending_chain(const graph_plan *p, graph_value v, graph_rows rows,
+                              bool (*allowed)(const graph_node *, uint32_t), uint32_t width,
+                              graph_value chain[GROUP_PRE_MAX]) {
     uint32_t n = 0;
     if (p->group_of[v] != PENDING) return 0;
     chain[n++] = v;
@@ -45,7 +46,7 @@ static uint32_t pending_chain(const graph_plan *p, graph_value v, graph_rows row
             chain[n++] = x->in[i];
         }
     }
-    for (uint32_t i = 1; i < n; i++)    /* numbers rise from inputs to users: sorting gives an order of computation */
+    for (uint32_t i = 1; i < n; i++) /* numbers rise from inputs to users: sorting gives an order of computation */
         for (uint32_t j = i; j > 0 && chain[j - 1] > chain[j]; j--) {
             graph_value t = chain[j];
             chain[j] = chain[j - 1];
@@ -76,7 +77,7 @@ static void flush(graph_plan *p, graph_value v) {
     if (p->group_of[v] != PENDING) return;
     graph_value chain[GROUP_PRE_MAX];
     uint32_t n = pending_chain(p, v, node(p, v)->rows, any_row_op, 0, chain);
-    if (n == 0) {   /* longer than a group takes: its inputs first */
+    if (n == 0) { /* longer than a group takes: its inputs first */
         for (int i = 0; i < op_get(node(p, v)->op)->n_inputs; i++) flush(p, node(p, v)->in[i]);
         chain[0] = v;
         n = 1;
@@ -90,7 +91,8 @@ static void group_matmul(graph_plan *p, graph_value v) {
     compute c = p->g->weights[node(p, v)->weight].compute;
     for (uint32_t i = 0; i < p->n_groups; i++) {
         graph_group *g = &p->groups[i];
-        if (g->main != OP_MATMUL || node(p, g->mains[0])->in[0] != x || g->n_main == GROUP_MAIN_MAX || g->n_post) continue;
+        if (g->main != OP_MATMUL || node(p, g->mains[0])->in[0] != x || g->n_main == GROUP_MAIN_MAX || g->n_post)
+            continue;
         if (p->g->weights[node(p, g->mains[0])->weight].compute != c) continue;
         g->mains[g->n_main++] = v;
         p->group_of[v] = i;
@@ -136,7 +138,8 @@ static bool join_epilogue(graph_plan *p, graph_value v, uint32_t i, int side) {
     bool paired = false;
     if (op_get(x->op)->n_inputs == 2) {
         graph_value other = x->in[!side];
-        paired = g->n_main == 2 && g->n_post == 0 && x->in[0] == g->mains[0] && x->in[1] == g->mains[1] && node(p, other)->n_users == 1;
+        paired = g->n_main == 2 && g->n_post == 0 && x->in[0] == g->mains[0] && x->in[1] == g->mains[1] &&
+                 node(p, other)->n_users == 1;
         if (!paired && (p->group_of[other] == PENDING || p->group_of[other] >= i)) return false;
     }
     g->post[g->n_post] = v;
@@ -179,7 +182,7 @@ void graph_group_all(graph_plan *p) {
             default: group_row(p, v); break;
         }
     }
-    for (graph_value v = 0; v < p->g->n_nodes; v++)     /* what nobody needed is not computed */
+    for (graph_value v = 0; v < p->g->n_nodes; v++) /* what nobody needed is not computed */
         if (p->group_of[v] == PENDING) p->group_of[v] = GRAPH_NONE;
 }
 
@@ -188,7 +191,9 @@ void graph_group_split(graph_plan *p, uint32_t i) {
     uint32_t n = (uint32_t)old.n_pre + old.n_main + old.n_post;
     graph_value all[GROUP_PRE_MAX + GROUP_MAIN_MAX + GROUP_POST_MAX];
     for (uint32_t k = 0; k < n; k++)
-        all[k] = k < old.n_pre ? old.pre[k] : k < (uint32_t)old.n_pre + old.n_main ? old.mains[k - old.n_pre] : old.post[k - old.n_pre - old.n_main];
+        all[k] = k < old.n_pre                          ? old.pre[k]
+                 : k < (uint32_t)old.n_pre + old.n_main ? old.mains[k - old.n_pre]
+                                                        : old.post[k - old.n_pre - old.n_main];
     memmove(&p->groups[i + n], &p->groups[i + 1], (p->n_groups - i - 1) * sizeof *p->groups);
     for (graph_value v = 0; v < p->g->n_nodes; v++)
         if (p->group_of[v] != GRAPH_NONE && p->group_of[v] > i) p->group_of[v] += n - 1;

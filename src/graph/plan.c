@@ -36,7 +36,11 @@ static bool is_read(const graph_plan *p, graph_value v) {
     return false;
 }
 
-typedef struct { graph_value v; uint32_t first, last; size_t bytes; } lifetime;
+typedef struct {
+    graph_value v;
+    uint32_t first, last;
+    size_t bytes;
+} lifetime;
 
 /* The lowest offset where `l` fits beside all placed values that live at the same time. */
 static size_t first_fit(const graph_plan *p, const lifetime *placed, uint32_t n, const lifetime *l) {
@@ -128,7 +132,8 @@ fl_status graph_plan_split(graph_plan *p, uint32_t i, fl_err *err) {
 static bool print_ops(const graph_plan *p, const graph_value *v, uint32_t n, const char *before, base_buf *out) {
     for (uint32_t i = 0; i < n; i++) {
         const graph_node *node = &p->g->nodes[v[i]];
-        if (!base_buf_printf(out, "%s%s%s", i ? " " : before, op_get(node->op)->name, p->stored[v[i]] ? "*" : "")) return false;
+        if (!base_buf_printf(out, "%s%s%s", i ? " " : before, op_get(node->op)->name, p->stored[v[i]] ? "*" : ""))
+            return false;
     }
     return true;
 }
@@ -151,7 +156,8 @@ void graph_plan_check(const graph_plan *p) {
         for (graph_value b = a + 1; b < p->g->n_nodes; b++) {
             if (p->group_of[b] == GRAPH_NONE || !p->stored[b]) continue;
             if (a_last < p->group_of[b] || last_use(p, b) < p->group_of[a]) continue;
-            fl_assert(p->offset[a] + a_bytes <= p->offset[b] || p->offset[b] + graph_plan_value_bytes(p, b) <= p->offset[a]);
+            fl_assert(p->offset[a] + a_bytes <= p->offset[b] ||
+                      p->offset[b] + graph_plan_value_bytes(p, b) <= p->offset[a]);
         }
     }
 }

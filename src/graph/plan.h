@@ -24,30 +24,32 @@
 enum { GROUP_PRE_MAX = 8, GROUP_MAIN_MAX = 4, GROUP_POST_MAX = 8 };
 
 typedef struct {
-    op          main;                    /* op of the mains */
-    graph_rows  rows;                    /* what the group iterates over */
-    uint8_t     n_pre, n_main, n_post;
-    bool        paired;                  /* MATMUL: the first post op combines mains 0 and 1 tile by tile */
-    graph_value pre[GROUP_PRE_MAX];      /* in order of computation */
+    op main;         /* op of the mains */
+    graph_rows rows; /* what the group iterates over */
+    uint8_t n_pre, n_main, n_post;
+    bool paired;                    /* MATMUL: the first post op combines mains 0 and 1 tile by tile */
+    graph_value pre[GROUP_PRE_MAX]; /* in order of computation */
     graph_value mains[GROUP_MAIN_MAX];
     graph_value post[GROUP_POST_MAX];
-    uint8_t     post_main[GROUP_POST_MAX];   /* the main whose result post[i] continues; 0 when paired */
+    uint8_t post_main[GROUP_POST_MAX]; /* the main whose result post[i] continues; 0 when paired */
 } graph_group;
 
 /* Most of each symbolic size that a program must take. */
-typedef struct { uint32_t tokens, seqs, rows; } graph_ranges;
+typedef struct {
+    uint32_t tokens, seqs, rows;
+} graph_ranges;
 
 typedef struct {
-    const graph *g;                      /* borrowed */
+    const graph *g; /* borrowed */
     graph_ranges ranges;
-    int          opt_level;              /* 0: every op a group of its own */
+    int opt_level; /* 0: every op a group of its own */
     graph_group *groups;
-    uint32_t     n_groups;
-    uint32_t    *group_of;               /* by node */
-    bool        *stored;                 /* by node */
-    size_t      *offset;                 /* by node, of stored ones, in bytes */
-    size_t       arena_bytes;
-    base_arena   memory;
+    uint32_t n_groups;
+    uint32_t *group_of; /* by node */
+    bool *stored;       /* by node */
+    size_t *offset;     /* by node, of stored ones, in bytes */
+    size_t arena_bytes;
+    base_arena memory;
 } graph_plan;
 
 /* Groups and places. The caller owns *out: graph_plan_close(); g must outlive it. Errors: FL_ENOMEM. */

@@ -6,21 +6,21 @@
 #include <string.h>
 
 typedef struct {
-    uint32_t *free;         /* stack of free pages */
-    uint32_t  n_free, n_pages, window;
-    uint32_t  n_promised;   /* pages set aside for sequences, taken or not */
+    uint32_t *free; /* stack of free pages */
+    uint32_t n_free, n_pages, window;
+    uint32_t n_promised; /* pages set aside for sequences, taken or not */
 } page_pool;
 
 typedef struct {
     uint32_t first_page[KV_GROUPS_MAX], n_pages[KV_GROUPS_MAX], promised[KV_GROUPS_MAX];
-    bool     taken;
+    bool taken;
 } seq_state;
 
 struct kv_cache {
-    uint32_t   n_groups, n_seqs, table_len;
-    page_pool  pool[KV_GROUPS_MAX];
+    uint32_t n_groups, n_seqs, table_len;
+    page_pool pool[KV_GROUPS_MAX];
     seq_state *seqs;
-    uint32_t  *tables;      /* [n_seqs][n_groups][table_len] */
+    uint32_t *tables; /* [n_seqs][n_groups][table_len] */
 };
 
 static uint32_t *table_of(const kv_cache *c, uint32_t seq, uint32_t group) {
@@ -63,7 +63,8 @@ fl_status kv_cache_open(kv_cache **out, const kv_options *o, fl_err *err) {
     for (uint32_t g = 0; ok && g < o->n_groups; g++) ok = open_pool(&c->pool[g], o, g);
     if (!ok) {
         kv_cache_close(c);
-        return fl_fail(err, FL_ENOMEM, "the cache's tables for %u requests of %u positions: no memory", o->n_seqs, o->positions_max);
+        return fl_fail(err, FL_ENOMEM, "the cache's tables for %u requests of %u positions: no memory", o->n_seqs,
+                       o->positions_max);
     }
     *out = c;
     return FL_OK;
@@ -139,7 +140,8 @@ uint32_t kv_cache_free_pages(const kv_cache *c, uint32_t group) { return c->pool
 void kv_cache_check(const kv_cache *c) {
     for (uint32_t g = 0; g < c->n_groups; g++) {
         const page_pool *p = &c->pool[g];
-        uint64_t held = 0, promised = 0, sum = 0;     /* count and sum of page numbers prove a partition together with the bounds */
+        uint64_t held = 0, promised = 0,
+                 sum = 0; /* count and sum of page numbers prove a partition together with the bounds */
         for (uint32_t i = 0; i < p->n_free; i++) sum += p->free[i];
         for (uint32_t s = 0; s < c->n_seqs; s++) {
             const seq_state *q = &c->seqs[s];

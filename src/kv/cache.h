@@ -30,11 +30,11 @@ typedef struct kv_cache kv_cache;
 
 typedef struct {
     uint32_t n_groups;
-    uint32_t window[KV_GROUPS_MAX];    /* 0: all earlier positions are visible */
+    uint32_t window[KV_GROUPS_MAX]; /* 0: all earlier positions are visible */
     uint32_t n_pages[KV_GROUPS_MAX];
-    uint32_t n_seqs;                   /* sequences at once */
-    uint32_t positions_max;            /* of one sequence */
-    uint64_t shuffle_seed;             /* not 0: pages are given out in a random order */
+    uint32_t n_seqs;        /* sequences at once */
+    uint32_t positions_max; /* of one sequence */
+    uint64_t shuffle_seed;  /* not 0: pages are given out in a random order */
 } kv_options;
 
 /* The caller owns *out: kv_cache_close(). Errors: FL_ENOMEM. */
@@ -47,7 +47,7 @@ uint32_t kv_cache_pages_needed(uint32_t window, uint32_t n_positions, uint32_t s
 /* A sequence without pages, [0, n_seqs), for which pages for n_positions are set aside in every group; KV_NONE when all
  * sequences are taken or the pages are promised to others. */
 uint32_t kv_cache_take_seq(kv_cache *c, uint32_t n_positions, uint32_t step);
-void     kv_cache_drop_seq(kv_cache *c, uint32_t seq);
+void kv_cache_drop_seq(kv_cache *c, uint32_t seq);
 
 /* Makes room for positions [0, n), n within what was set aside. */
 void kv_cache_extend(kv_cache *c, uint32_t seq, uint32_t n);
@@ -55,7 +55,7 @@ void kv_cache_extend(kv_cache *c, uint32_t seq, uint32_t n);
 void kv_cache_slide(kv_cache *c, uint32_t seq, uint32_t position);
 
 const uint32_t *kv_cache_table(const kv_cache *c, uint32_t seq, uint32_t group);
-uint32_t        kv_cache_free_pages(const kv_cache *c, uint32_t group);
-void            kv_cache_check(const kv_cache *c);
+uint32_t kv_cache_free_pages(const kv_cache *c, uint32_t group);
+void kv_cache_check(const kv_cache *c);
 
 #endif

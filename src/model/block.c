@@ -5,8 +5,10 @@
 #include <string.h>
 
 static void tensor_name(char out[128], int layer, const char *name, const char *suffix) {
-    if (layer < 0) (void)snprintf(out, 128, "%s.%s", name, suffix);
-    else (void)snprintf(out, 128, "blk.%d.%s.%s", layer, name, suffix);
+    if (layer < 0)
+        (void)snprintf(out, 128, "%s.%s", name, suffix);
+    else
+        (void)snprintf(out, 128, "blk.%d.%s.%s", layer, name, suffix);
 }
 
 bool model_has(const model_builder *b, int layer, const char *name, const char *suffix) {
@@ -29,12 +31,17 @@ static uint32_t named_weight(model_builder *b, const char *name, uint32_t n, uin
         return 0;
     }
     if (t->dims[0] != k || t->dims[1] != n || t->dims[2] != 1 || t->dims[3] != 1) {
-        b->status = fl_fail(b->err, FL_EFORMAT, "tensor %s has shape [%lld, %lld], the configuration asks for [%u, %u]", name,
-                            (long long)t->dims[1], (long long)t->dims[0], n, k);
+        b->status = fl_fail(b->err, FL_EFORMAT, "tensor %s has shape [%lld, %lld], the configuration asks for [%u, %u]",
+                            name, (long long)t->dims[1], (long long)t->dims[0], n, k);
         return 0;
     }
-    return graph_add_weight(b->g, &(graph_weight){.name = name, .type = t->type, .compute = compute_of(b, t->type), .n = n, .k = k,
-                                                  .uses = use, .data = t->data});
+    return graph_add_weight(b->g, &(graph_weight){.name = name,
+                                                  .type = t->type,
+                                                  .compute = compute_of(b, t->type),
+                                                  .n = n,
+                                                  .k = k,
+                                                  .uses = use,
+                                                  .data = t->data});
 }
 
 uint32_t model_weight(model_builder *b, int layer, const char *name, uint32_t n, uint32_t k, unsigned use) {
@@ -48,8 +55,9 @@ uint32_t model_rope(model_builder *b, double base, float linear, bool half, bool
     uint32_t d = b->c->rope_d;
     const file_gguf_tensor *t = use_freqs ? file_gguf_tensor_find(b->f, "rope_freqs.weight") : NULL;
     if (t && (t->type != DTYPE_F32 || t->n_elems != d / 2)) {
-        b->status = fl_fail(b->err, FL_EFORMAT, "tensor rope_freqs.weight has %lld values of type %s, %u of F32 are wanted",
-                            (long long)t->n_elems, dtype_find(t->type)->name, d / 2);
+        b->status =
+            fl_fail(b->err, FL_EFORMAT, "tensor rope_freqs.weight has %lld values of type %s, %u of F32 are wanted",
+                    (long long)t->n_elems, dtype_find(t->type)->name, d / 2);
         return 0;
     }
     for (uint32_t i = 0; i < d / 2; i++) {
@@ -63,7 +71,9 @@ uint32_t model_rope(model_builder *b, double base, float linear, bool half, bool
 graph_value model_embedding(model_builder *b) {
     uint32_t w = model_weight(b, -1, "token_embd", b->c->n_vocab, b->c->d_model, GRAPH_USE_EMBED);
     graph_value h = graph_embed(b->g, w, graph_label(b->g, -1, "embed"));
-    return b->c->embed_scale == 1 ? h : graph_unary(b->g, OP_SCALE, h, b->c->embed_scale, graph_label(b->g, -1, "embed_scale"));
+    return b->c->embed_scale == 1
+               ? h
+               : graph_unary(b->g, OP_SCALE, h, b->c->embed_scale, graph_label(b->g, -1, "embed_scale"));
 }
 
 graph_value model_norm(model_builder *b, int layer, const char *name, graph_value x, uint32_t width) {
@@ -85,7 +95,8 @@ static graph_value with_bias(model_builder *b, int layer, const char *name, grap
 graph_value model_attention(model_builder *b, int layer, graph_value x, uint32_t rope, uint32_t window) {
     const model_config *c = b->c;
     graph *g = b->g;
-    uint32_t nq = c->n_heads * c->d_k, nk = c->n_kv_heads * c->d_k, nv = c->n_kv_heads * c->d_v, no = c->n_heads * c->d_v;
+    uint32_t nq = c->n_heads * c->d_k, nk = c->n_kv_heads * c->d_k, nv = c->n_kv_heads * c->d_v,
+             no = c->n_heads * c->d_v;
     graph_value q = product(b, layer, "attn_q", x, nq, c->d_model);
     graph_value k = product(b, layer, "attn_k", x, nk, c->d_model);
     graph_value v = product(b, layer, "attn_v", x, nv, c->d_model);
@@ -96,7 +107,8 @@ graph_value model_attention(model_builder *b, int layer, graph_value x, uint32_t
     if (model_has(b, layer, "attn_k_norm", "weight")) k = model_norm(b, layer, "attn_k_norm", k, c->d_k);
     q = graph_rope_heads(g, q, rope, c->d_k, graph_label(g, layer, "rope_q"));
     k = graph_rope_heads(g, k, rope, c->d_k, graph_label(g, layer, "rope_k"));
-    uint32_t kv = graph_add_kv_layer(g, &(graph_kv_group){.window = window, .n_kv_heads = c->n_kv_heads, .d_k = c->d_k, .d_v = c->d_v});
+    uint32_t kv = graph_add_kv_layer(
+        g, &(graph_kv_group){.window = window, .n_kv_heads = c->n_kv_heads, .d_k = c->d_k, .d_v = c->d_v});
     graph_value written = graph_kv_write(g, k, v, kv, graph_label(g, layer, "kv_write"));
     graph_value o = graph_attention(g, q, written, c->attn_scale, c->attn_softcap, graph_label(g, layer, "attention"));
     return with_bias(b, layer, "attn_output", product(b, layer, "attn_output", o, c->d_model, no), c->d_model);
@@ -121,9 +133,11 @@ void model_head(model_builder *b, graph_value h) {
     const model_config *c = b->c;
     graph_value x = graph_rows_wanted(b->g, h, graph_label(b->g, -1, "rows"));
     x = model_norm(b, -1, "output_norm", x, c->d_model);
-    uint32_t head = model_weight(b, -1, c->tied_head ? "token_embd" : "output", c->n_vocab, c->d_model, GRAPH_USE_MATMUL);
+    uint32_t head =
+        model_weight(b, -1, c->tied_head ? "token_embd" : "output", c->n_vocab, c->d_model, GRAPH_USE_MATMUL);
     fine_head(b, head);
     x = graph_matmul(b->g, x, head, graph_label(b->g, -1, "head"));
-    if (c->final_softcap != 0) x = graph_unary(b->g, OP_SOFTCAP, x, c->final_softcap, graph_label(b->g, -1, "final_softcap"));
+    if (c->final_softcap != 0)
+        x = graph_unary(b->g, OP_SOFTCAP, x, c->final_softcap, graph_label(b->g, -1, "final_softcap"));
     graph_sample(b->g, x, graph_label(b->g, -1, "sample"));
 }

@@ -14,7 +14,8 @@ static fl_status configure(model_config *c, const file_gguf *f, fl_err *err) {
     c->rope_base_local = local;
     c->embed_scale = sqrtf((float)c->d_model);
     /* query_pre_attn_scalar: the head width, but for the 27B model (62 layers), which the file does not say. */
-    c->attn_scale = c->n_layers == 62 ? 1.0f / sqrtf((float)c->d_model / (float)c->n_heads) : 1.0f / sqrtf((float)c->d_k);
+    c->attn_scale =
+        c->n_layers == 62 ? 1.0f / sqrtf((float)c->d_model / (float)c->n_heads) : 1.0f / sqrtf((float)c->d_k);
     return FL_OK;
 }
 

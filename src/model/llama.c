@@ -8,7 +8,8 @@ static fl_status configure(model_config *c, const file_gguf *f, fl_err *err) {
     uint32_t n_experts;
     fl_status st = file_gguf_get_u32_or(f, "llama.expert_count", 0, &n_experts, err);
     if (st != FL_OK) return st;
-    if (n_experts > 0) return fl_fail(err, FL_EUNSUPPORTED, "llama with %u experts: mixtures of experts are not supported", n_experts);
+    if (n_experts > 0)
+        return fl_fail(err, FL_EUNSUPPORTED, "llama with %u experts: mixtures of experts are not supported", n_experts);
     return FL_OK;
 }
 

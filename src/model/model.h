@@ -14,25 +14,25 @@
 #include "graph/graph.h"
 
 enum {
-    MODEL_LAYERS_MAX  = 512,
-    MODEL_CONTEXT_MAX = 1 << 24,    /* positions are exact in fp32 */
+    MODEL_LAYERS_MAX = 512,
+    MODEL_CONTEXT_MAX = 1 << 24, /* positions are exact in fp32 */
 };
 
 /* Sizes and constants that all families share; what a file does not say is the family's default. */
 typedef struct {
-    char     arch[32];
+    char arch[32];
     uint32_t n_layers, d_model, n_heads, n_kv_heads, d_k, d_v, d_ff, n_vocab;
     uint32_t context_length;
-    float    eps;
-    float    attn_scale;            /* multiplies q.k */
-    float    embed_scale;           /* 1: none */
-    float    attn_softcap, final_softcap;   /* 0: none */
-    uint32_t window;                /* of sliding layers, 0: none */
-    uint32_t window_period;         /* layer l is full when (l + 1) % period == 0; 0: all full */
+    float eps;
+    float attn_scale;                  /* multiplies q.k */
+    float embed_scale;                 /* 1: none */
+    float attn_softcap, final_softcap; /* 0: none */
+    uint32_t window;                   /* of sliding layers, 0: none */
+    uint32_t window_period;            /* layer l is full when (l + 1) % period == 0; 0: all full */
     uint32_t rope_d;
-    double   rope_base, rope_base_local;
-    float    rope_linear;           /* positions of full layers are divided by it */
-    bool     tied_head;             /* no output.weight: the embedding is the head */
+    double rope_base, rope_base_local;
+    float rope_linear; /* positions of full layers are divided by it */
+    bool tied_head;    /* no output.weight: the embedding is the head */
 } model_config;
 
 /* Reads and checks the configuration. Errors: FL_EUNSUPPORTED for an architecture (named, with those that are known) or a

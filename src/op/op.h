@@ -14,10 +14,10 @@ typedef enum {
 typedef enum { OP_KIND_ROW, OP_KIND_ELEM, OP_KIND_MAIN } op_kind;
 
 typedef struct {
-    const char *name;       /* "matmul" */
-    uint8_t     n_inputs;
-    uint8_t     n_weights;
-    op_kind     kind;
+    const char *name; /* "matmul" */
+    uint8_t n_inputs;
+    uint8_t n_weights;
+    op_kind kind;
     const char *doc;
 } op_info;
 

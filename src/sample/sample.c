@@ -66,9 +66,9 @@ static float kth_largest(const float *x, uint32_t n, uint32_t k, float *heap) {
     uint32_t held = 0;
     for (uint32_t id = 0; id < n; id++) {
         uint32_t i = 0;
-        if (held < k) {     /* grow: the new value rises from the end */
+        if (held < k) { /* grow: the new value rises from the end */
             for (i = held++; i > 0 && heap[(i - 1) / 2] > x[id]; i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
-        } else if (x[id] > heap[0]) {   /* replace the smallest: the new value sinks from the top */
+        } else if (x[id] > heap[0]) { /* replace the smallest: the new value sinks from the top */
             for (uint32_t child = 1; child < k; child = 2 * i + 1) {
                 if (child + 1 < k && heap[child + 1] < heap[child]) child++;
                 if (heap[child] >= x[id]) break;
@@ -115,7 +115,7 @@ static uint32_t keep_top_p(uint32_t *ids, uint32_t n, const float *x, float max,
     float goal = p * sum_exp(ids, n, x, max), sum = 0;
     for (uint32_t i = n / 2; i-- > 0;) sift_down(ids, n, i, x);
     uint32_t left = n;
-    while (left > 0) {      /* the heap's top goes to the end of the shrinking heap */
+    while (left > 0) { /* the heap's top goes to the end of the shrinking heap */
         uint32_t top = ids[0];
         ids[0] = ids[--left];
         ids[left] = top;
@@ -129,7 +129,7 @@ static uint32_t keep_top_p(uint32_t *ids, uint32_t n, const float *x, float max,
 
 /* 2 to a power not below e^d, d <= 0: a cheap upper bound. */
 static float bound_exp(float d) {
-    int e = (int)(d * 1.442695f) + 1;   /* truncation towards zero, then one more: never too small */
+    int e = (int)(d * 1.442695f) + 1; /* truncation towards zero, then one more: never too small */
     return e < -120 ? 0x1p-120f : vi_bits((vi)(e + 127) << 23);
 }
 
@@ -147,7 +147,7 @@ static uint32_t draw(const sample_params *s, const uint32_t *ids, uint32_t n, co
     float best = x[first] + noise(r[0]);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t id = ids[i];
-        float d = x[id] - best;     /* noise must reach -d */
+        float d = x[id] - best; /* noise must reach -d */
         if (id == first || d < -NOISE_MAX) continue;
         counter[0] = id;
         sample_philox(s->seed, counter, r);
@@ -163,7 +163,8 @@ static uint32_t draw(const sample_params *s, const uint32_t *ids, uint32_t n, co
 
 /* Fills x with scaled logits of the candidates and ids with the candidates, rising. min_p, top_k: each keeps all values
  * from a bound on, so one pass with the higher bound does for both; ties with the k-th stay. */
-static uint32_t keep_candidates(const sample_params *s, const float *logits, uint32_t n_vocab, float max, float *x, uint32_t *ids, float *copy) {
+static uint32_t keep_candidates(const sample_params *s, const float *logits, uint32_t n_vocab, float max, float *x,
+                                uint32_t *ids, float *copy) {
     float least = -__builtin_inff();
     if (s->top_k > 0 && s->top_k < n_vocab) least = kth_largest(logits, n_vocab, s->top_k, copy) / s->temperature;
     /* Below this no exp is needed to know that min_p drops it; the margin is far above the error of log. */
@@ -179,7 +180,8 @@ static uint32_t keep_candidates(const sample_params *s, const float *logits, uin
     return n;
 }
 
-static uint32_t draw_filtered(const sample_params *s, const float *logits, uint32_t n_vocab, uint32_t top, float *x, uint32_t *ids, float *copy) {
+static uint32_t draw_filtered(const sample_params *s, const float *logits, uint32_t n_vocab, uint32_t top, float *x,
+                              uint32_t *ids, float *copy) {
     float max = logits[top] / s->temperature;
     uint32_t n = keep_candidates(s, logits, n_vocab, max, x, ids, copy);
     if (s->top_p < 1) n = keep_top_p(ids, n, x, max, s->top_p);

@@ -20,38 +20,41 @@ enum { SAMPLE_NO_TARGET = 0xffffffff, SAMPLE_TOP_MAX = 64 };
 
 typedef struct {
     uint32_t id;
-    uint32_t count;           /* times in the output; 0: only in the prompt */
+    uint32_t count; /* times in the output; 0: only in the prompt */
 } sample_seen;
 
 typedef struct {
-    float    temperature;     /* 0: greedy */
-    float    top_p, min_p;    /* 1, 0: off */
-    uint32_t top_k;           /* 0: off */
-    float    repetition_penalty, frequency_penalty, presence_penalty;   /* 1, 0, 0: off */
+    float temperature;                                             /* 0: greedy */
+    float top_p, min_p;                                            /* 1, 0: off */
+    uint32_t top_k;                                                /* 0: off */
+    float repetition_penalty, frequency_penalty, presence_penalty; /* 1, 0, 0: off */
     uint64_t seed;
-    uint32_t position;        /* of the drawn token in the output, from 0 */
-    uint32_t choice;          /* which of n answers to one prompt */
-    uint32_t target;          /* a token to score instead of drawing one, or SAMPLE_NO_TARGET */
-    uint32_t n_top;           /* best tokens to report, <= SAMPLE_TOP_MAX */
-    bool     logprobs;        /* the token's log-probability is wanted (implied by target and n_top) */
-    const sample_seen *seen;  /* each id once; needed when a penalty is on */
+    uint32_t position;       /* of the drawn token in the output, from 0 */
+    uint32_t choice;         /* which of n answers to one prompt */
+    uint32_t target;         /* a token to score instead of drawing one, or SAMPLE_NO_TARGET */
+    uint32_t n_top;          /* best tokens to report, <= SAMPLE_TOP_MAX */
+    bool logprobs;           /* the token's log-probability is wanted (implied by target and n_top) */
+    const sample_seen *seen; /* each id once; needed when a penalty is on */
     uint32_t n_seen;
 } sample_params;
 
-typedef struct { uint32_t id; float logprob; } sample_top;
+typedef struct {
+    uint32_t id;
+    float logprob;
+} sample_top;
 
 typedef struct {
-    uint32_t   token;         /* drawn, or the target */
-    float      logprob;       /* of the token under the raw logits; 0 when not wanted */
-    uint32_t   n_top;
-    bool       bad;           /* a NaN or +inf logit, or none finite: nothing was drawn */
-    sample_top top[SAMPLE_TOP_MAX];   /* best first, ties by id */
+    uint32_t token; /* drawn, or the target */
+    float logprob;  /* of the token under the raw logits; 0 when not wanted */
+    uint32_t n_top;
+    bool bad;                       /* a NaN or +inf logit, or none finite: nothing was drawn */
+    sample_top top[SAMPLE_TOP_MAX]; /* best first, ties by id */
 } sample_result;
 
 /* Functions over a whole row that a back end has faster. */
 typedef struct {
     uint32_t (*argmax)(const float *x, uint32_t n, bool *finite);
-    float    (*logsumexp)(const float *x, uint32_t n);
+    float (*logsumexp)(const float *x, uint32_t n);
 } sample_row_math;
 
 /* Bytes of scratch for one row. */

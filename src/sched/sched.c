@@ -6,24 +6,24 @@
 typedef enum { GONE, WAITING, RUNNING, ENDED } state;
 
 typedef struct {
-    state         state;
+    state state;
     sched_request r;
-    uint64_t      arrival;
-    uint32_t      seq;           /* RUNNING, ENDED with steps in flight; else KV_NONE */
-    uint32_t      n_planned;     /* positions planned so far */
-    uint32_t      n_known;       /* tokens known: the prompt and the draws told as done */
-    uint32_t      n_draws;       /* draws planned */
-    uint64_t      last_step;     /* of the last planned draw */
-    uint32_t      last_row;
-    uint32_t      n_in_flight;   /* steps planned and not done */
+    uint64_t arrival;
+    uint32_t seq;       /* RUNNING, ENDED with steps in flight; else KV_NONE */
+    uint32_t n_planned; /* positions planned so far */
+    uint32_t n_known;   /* tokens known: the prompt and the draws told as done */
+    uint32_t n_draws;   /* draws planned */
+    uint64_t last_step; /* of the last planned draw */
+    uint32_t last_row;
+    uint32_t n_in_flight; /* steps planned and not done */
 } entry;
 
 struct sched {
     sched_options o;
-    entry        *entries;
-    uint32_t     *order;         /* [max_requests] handles of requests that are not gone, by arrival */
-    uint32_t      n_order;
-    uint64_t      arrivals, steps;
+    entry *entries;
+    uint32_t *order; /* [max_requests] handles of requests that are not gone, by arrival */
+    uint32_t n_order;
+    uint64_t arrivals, steps;
 };
 
 fl_status sched_open(sched **out, const sched_options *o, fl_err *err) {
@@ -53,7 +53,8 @@ bool sched_add(sched *s, const sched_request *r, uint32_t *handle) {
     fl_assert(r->n_prompt >= 1);
     for (uint32_t h = 0; h < s->o.max_requests; h++) {
         if (s->entries[h].state != GONE) continue;
-        s->entries[h] = (entry){.state = WAITING, .r = *r, .arrival = s->arrivals++, .seq = KV_NONE, .n_known = r->n_prompt};
+        s->entries[h] =
+            (entry){.state = WAITING, .r = *r, .arrival = s->arrivals++, .seq = KV_NONE, .n_known = r->n_prompt};
         s->order[s->n_order++] = h;
         *handle = h;
         return true;
@@ -97,14 +98,16 @@ static bool admit(sched *s, entry *e) {
 static bool decodes(const entry *e, uint64_t number) {
     if (e->n_planned < e->r.n_prompt || e->n_draws == e->r.max_draws) return false;
     if (e->n_planned < e->n_known) return true;
-    return !e->r.needs_history && e->n_draws > 0 && e->last_step + 1 == number && e->n_planned == e->r.n_prompt + e->n_draws - 1;
+    return !e->r.needs_history && e->n_draws > 0 && e->last_step + 1 == number &&
+           e->n_planned == e->r.n_prompt + e->n_draws - 1;
 }
 
 static void add_piece(sched *s, sched_step *step, uint32_t handle, uint32_t n_tokens) {
     entry *e = &s->entries[handle];
-    sched_piece p = {.request = handle, .seq = e->seq, .first = e->n_planned, .n_tokens = n_tokens, .drawn_row = SCHED_NONE};
+    sched_piece p = {
+        .request = handle, .seq = e->seq, .first = e->n_planned, .n_tokens = n_tokens, .drawn_row = SCHED_NONE};
     uint32_t end = e->n_planned + n_tokens;
-    bool last = end >= e->r.n_prompt;   /* the piece reaches the position after which a token is drawn or scored */
+    bool last = end >= e->r.n_prompt; /* the piece reaches the position after which a token is drawn or scored */
     p.n_rows = e->r.score_prompt && e->n_planned < e->r.n_prompt ? n_tokens : last;
     p.draws = last && e->n_draws < e->r.max_draws;
     p.draw = e->n_draws;
@@ -126,7 +129,8 @@ static void add_piece(sched *s, sched_step *step, uint32_t handle, uint32_t n_to
 static void plan_decodes(sched *s, sched_step *step) {
     for (uint32_t i = 0; i < s->n_order; i++) {
         uint32_t h = s->order[i];
-        if (step->n_tokens == s->o.max_tokens || step->n_rows == s->o.max_rows || step->n_pieces == s->o.max_seqs) return;
+        if (step->n_tokens == s->o.max_tokens || step->n_rows == s->o.max_rows || step->n_pieces == s->o.max_seqs)
+            return;
         if (s->entries[h].state == RUNNING && decodes(&s->entries[h], step->number)) add_piece(s, step, h, 1);
     }
 }
@@ -143,8 +147,9 @@ static void plan_prompts(sched *s, sched_step *step) {
     for (uint32_t i = 0; i < s->n_order; i++) {
         uint32_t h = s->order[i];
         entry *e = &s->entries[h];
-        if (step->n_tokens == s->o.max_tokens || step->n_rows == s->o.max_rows || step->n_pieces == s->o.max_seqs) return;
-        if (e->state == WAITING && !admit(s, e)) return;   /* first come: nobody overtakes */
+        if (step->n_tokens == s->o.max_tokens || step->n_rows == s->o.max_rows || step->n_pieces == s->o.max_seqs)
+            return;
+        if (e->state == WAITING && !admit(s, e)) return; /* first come: nobody overtakes */
         if (e->state != RUNNING || e->n_planned >= e->r.n_prompt) continue;
         uint32_t n = piece_size(s, step, e);
         if (n > 0) add_piece(s, step, h, n);

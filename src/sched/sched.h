@@ -27,35 +27,35 @@ enum { SCHED_NONE = 0xffffffff };
 typedef struct sched sched;
 
 typedef struct {
-    uint32_t max_seqs, max_tokens, max_rows;   /* of a step */
-    uint32_t max_requests;                     /* waiting and running */
-    kv_cache *kv;                              /* borrowed */
+    uint32_t max_seqs, max_tokens, max_rows; /* of a step */
+    uint32_t max_requests;                   /* waiting and running */
+    kv_cache *kv;                            /* borrowed */
 } sched_options;
 
 typedef struct {
-    uint32_t n_prompt;        /* >= 1 */
-    uint32_t max_draws;       /* most tokens to draw; 0: only score */
-    bool     score_prompt;    /* every prompt position has a logit row */
-    bool     needs_history;   /* a draw depends on the tokens before it */
-    uint32_t chunk;           /* most prompt tokens a step, 0: no limit of its own */
+    uint32_t n_prompt;  /* >= 1 */
+    uint32_t max_draws; /* most tokens to draw; 0: only score */
+    bool score_prompt;  /* every prompt position has a logit row */
+    bool needs_history; /* a draw depends on the tokens before it */
+    uint32_t chunk;     /* most prompt tokens a step, 0: no limit of its own */
 } sched_request;
 
 /* Part of a step: tokens [first, first + n_tokens) of one request. Its rows follow each other: one for each of its last
  * n_rows positions. */
 typedef struct {
-    uint32_t request;         /* handle */
-    uint32_t seq;             /* of the cache */
+    uint32_t request; /* handle */
+    uint32_t seq;     /* of the cache */
     uint32_t first, n_tokens;
     uint32_t n_rows;
-    bool     draws;           /* the last row draws output number `draw` */
+    bool draws; /* the last row draws output number `draw` */
     uint32_t draw;
-    uint32_t drawn_row;       /* the (only) token is what this row of the step before drew; SCHED_NONE: known */
+    uint32_t drawn_row; /* the (only) token is what this row of the step before drew; SCHED_NONE: known */
 } sched_piece;
 
 typedef struct {
-    uint64_t     number;      /* rises by one per step */
-    uint32_t     n_pieces, n_tokens, n_rows;
-    sched_piece *pieces;      /* [max_seqs], caller's */
+    uint64_t number; /* rises by one per step */
+    uint32_t n_pieces, n_tokens, n_rows;
+    sched_piece *pieces; /* [max_seqs], caller's */
 } sched_step;
 
 /* The caller owns *out: sched_close(). Errors: FL_ENOMEM. */
@@ -76,7 +76,7 @@ void sched_done(sched *s, const sched_step *step);
 void sched_end(sched *s, uint32_t handle);
 bool sched_gone(const sched *s, uint32_t handle);
 
-uint32_t sched_count(const sched *s);   /* requests not gone */
-void     sched_check(const sched *s);
+uint32_t sched_count(const sched *s); /* requests not gone */
+void sched_check(const sched *s);
 
 #endif

@@ -15,7 +15,9 @@
 
 #include <string.h>
 
-static const graph_kv_group *kv_of(const cpu_group *g) { return &g->plan->g->kv[cpu_node(g, g->g->mains[0])->kv_group]; }
+static const graph_kv_group *kv_of(const cpu_group *g) {
+    return &g->plan->g->kv[cpu_node(g, g->g->mains[0])->kv_group];
+}
 
 /* Offset of a head's piece within a page of the group. */
 static size_t head_offset(const cpu_group *g, uint32_t head) {
@@ -26,7 +28,9 @@ static size_t head_offset(const cpu_group *g, uint32_t head) {
 
 static const char *head_refuses(const cpu_group *g) {
     const graph_kv_group *kv = kv_of(g);
-    return kv->d_k % 8 || kv->d_v % 8 || kv->d_k > CPU_HEAD_MAX || kv->d_v > CPU_HEAD_MAX ? "head widths must be multiples of 8 up to 512" : NULL;
+    return kv->d_k % 8 || kv->d_v % 8 || kv->d_k > CPU_HEAD_MAX || kv->d_v > CPU_HEAD_MAX
+               ? "head widths must be multiples of 8 up to 512"
+               : NULL;
 }
 
 /* The head's ops of the prologue on one head: norm and RoPE of `width` columns starting at x. */
@@ -65,7 +69,8 @@ static void kv_write_launch(const cpu_group *g, const cpu_step *s, uint32_t thre
         const float *k = cpu_value_row(g, s, chain_input(g), token) + (size_t)head * kv->d_k;
         const float *v = cpu_value_row(g, s, main->in[1], token) + (size_t)head * kv->d_v;
         k = head_chain(g, s, k, token, (float *)cpu_scratch(s, thread));
-        uint8_t *page = pool + (size_t)pages[pos / CPU_PAGE_TOKENS] * g->page_bytes[main->kv_group] + head_offset(g, head);
+        uint8_t *page =
+            pool + (size_t)pages[pos / CPU_PAGE_TOKENS] * g->page_bytes[main->kv_group] + head_offset(g, head);
         g->set->attn->kv_write(page, pos % CPU_PAGE_TOKENS, k, v, kv->d_k, kv->d_v, g->kv_f32);
     }
 }
@@ -75,20 +80,30 @@ const cpu_row cpu_row_kv_write = {"kv_write", OP_KV_WRITE, head_refuses, kv_writ
 /* Scratch: CPU_ATTN_ROWS query heads, then the kernel's. */
 static size_t attention_scratch(const cpu_group *g) {
     const graph_kv_group *kv = kv_of(g);
-    return (size_t)CPU_ATTN_ROWS * ((kv->d_k + 15) & ~15u) * sizeof(float) + g->set->attn->attn_scratch(kv->d_k, kv->d_v);
+    return (size_t)CPU_ATTN_ROWS * ((kv->d_k + 15) & ~15u) * sizeof(float) +
+           g->set->attn->attn_scratch(kv->d_k, kv->d_v);
 }
 
 /* Rows [r0, r0 + n) of a sequence's rows for one KV head; `per` query heads share it. */
-static void run_tile(const cpu_group *g, const cpu_step *s, uint32_t thread, uint32_t seq, uint32_t head, uint32_t per, uint32_t r0, uint32_t n) {
+static void run_tile(const cpu_group *g, const cpu_step *s, uint32_t thread, uint32_t seq, uint32_t head, uint32_t per,
+                     uint32_t r0, uint32_t n) {
     const graph_kv_group *kv = kv_of(g);
     const graph_node *main = cpu_node(g, g->g->mains[0]);
     float *scratch = (float *)cpu_scratch(s, thread);
     uint32_t stride = (kv->d_k + 15) & ~15u;
-    cpu_attn a = {.n_rows = n, .d_k = kv->d_k, .d_v = kv->d_v, .f32 = g->kv_f32, .scale = main->factor, .softcap = main->softcap,
-                  .pool = (const uint8_t *)(uintptr_t)g->kv[main->kv_group].handle, .pages = s->t->pages[main->kv_group][seq],
-                  .page_bytes = g->page_bytes[main->kv_group], .offset = head_offset(g, head)};
+    cpu_attn a = {.n_rows = n,
+                  .d_k = kv->d_k,
+                  .d_v = kv->d_v,
+                  .f32 = g->kv_f32,
+                  .scale = main->factor,
+                  .softcap = main->softcap,
+                  .pool = (const uint8_t *)(uintptr_t)g->kv[main->kv_group].handle,
+                  .pages = s->t->pages[main->kv_group][seq],
+                  .page_bytes = g->page_bytes[main->kv_group],
+                  .offset = head_offset(g, head)};
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t token = s->t->seq_begin[seq] + (r0 + i) / per, q_head = head * per + (r0 + i) % per, pos = s->t->position[token];
+        uint32_t token = s->t->seq_begin[seq] + (r0 + i) / per, q_head = head * per + (r0 + i) % per,
+                 pos = s->t->position[token];
         const float *q = cpu_value_row(g, s, chain_input(g), token) + (size_t)q_head * kv->d_k;
         a.q[i] = head_chain(g, s, q, token, scratch + i * stride);
         a.out[i] = cpu_value_row(g, s, g->g->mains[0], token) + (size_t)q_head * kv->d_v;
@@ -108,7 +123,8 @@ static void attention_launch(const cpu_group *g, const cpu_step *s, uint32_t thr
         uint32_t rows = (s->t->seq_begin[seq + 1] - s->t->seq_begin[seq]) * per;
         for (uint32_t head = 0; head < kv->n_kv_heads; head++)
             for (uint32_t r0 = 0; r0 < rows; r0 += tile)
-                if (item++ % n_threads == thread) run_tile(g, s, thread, seq, head, per, r0, rows - r0 < tile ? rows - r0 : tile);
+                if (item++ % n_threads == thread)
+                    run_tile(g, s, thread, seq, head, per, r0, rows - r0 < tile ? rows - r0 : tile);
     }
 }
 

@@ -14,16 +14,19 @@ void cpu_mark_bad(const cpu_step *s, graph_rows rows, uint32_t row) {
     __atomic_store_n(&s->out->seq_bad[s->t->token_seq[token]], (uint8_t)1, __ATOMIC_RELAXED);
 }
 
-static const float *weight_vector(const cpu_group *g, graph_value v) { return g->weights[cpu_node(g, v)->weight]->vector; }
+static const float *weight_vector(const cpu_group *g, graph_value v) {
+    return g->weights[cpu_node(g, v)->weight]->vector;
+}
 
-void cpu_elem(const cpu_group *g, const cpu_step *s, graph_value v, graph_value x_of, uint32_t row, uint32_t col, uint32_t n, const float *x, float *y) {
+void cpu_elem(const cpu_group *g, const cpu_step *s, graph_value v, graph_value x_of, uint32_t row, uint32_t col,
+              uint32_t n, const float *x, float *y) {
     const graph_node *node = cpu_node(g, v);
     const cpu_row_kernels *k = g->set->row;
     switch (node->op) {
         case OP_BIAS: k->add(y, x, weight_vector(g, v) + col, n); return;
         case OP_SCALE: k->scale(y, x, node->factor, n); return;
         case OP_SOFTCAP: k->softcap(y, x, node->factor, n); return;
-        case OP_ADD: {   /* addition is commutative to the bit, so the side of x does not matter */
+        case OP_ADD: { /* addition is commutative to the bit, so the side of x does not matter */
             graph_value other = node->in[0] == x_of ? node->in[1] : node->in[0];
             k->add(y, x, cpu_value_row(g, s, other, row) + col, n);
             return;
@@ -39,20 +42,24 @@ void cpu_elem(const cpu_group *g, const cpu_step *s, graph_value v, graph_value 
     }
 }
 
-static void rope_row(const cpu_group *g, const cpu_step *s, const graph_node *n, uint32_t row, const float *x, float *y) {
+static void rope_row(const cpu_group *g, const cpu_step *s, const graph_node *n, uint32_t row, const float *x,
+                     float *y) {
     const graph_rope *r = &g->plan->g->ropes[n->rope];
     size_t at = s->p->rope_offset[n->rope] + (size_t)row * (r->d / 2);
     if (y != x) memcpy(y, x, n->cols * sizeof *y);
-    for (uint32_t h = 0; h < n->cols; h += n->width) g->set->row->rope(y + h, s->p->cos + at, s->p->sin + at, r->d, r->half);
+    for (uint32_t h = 0; h < n->cols; h += n->width)
+        g->set->row->rope(y + h, s->p->cos + at, s->p->sin + at, r->d, r->half);
 }
 
 /* One op on a whole row; a and b are its inputs' rows. */
-static void row_op(const cpu_group *g, const cpu_step *s, graph_value v, uint32_t row, const float *a, const float *b, float *y) {
+static void row_op(const cpu_group *g, const cpu_step *s, graph_value v, uint32_t row, const float *a, const float *b,
+                   float *y) {
     const graph_node *n = cpu_node(g, v);
     const cpu_row_kernels *k = g->set->row;
     switch (n->op) {
         case OP_RMSNORM:
-            for (uint32_t c = 0; c < n->cols; c += n->width) k->rmsnorm(y + c, a + c, weight_vector(g, v), n->width, n->factor);
+            for (uint32_t c = 0; c < n->cols; c += n->width)
+                k->rmsnorm(y + c, a + c, weight_vector(g, v), n->width, n->factor);
             return;
         case OP_ROPE: rope_row(g, s, n, row, a, y); return;
         case OP_ROWS: memcpy(y, a, n->cols * sizeof *y); return;
@@ -66,13 +73,15 @@ static void row_op(const cpu_group *g, const cpu_step *s, graph_value v, uint32_
 size_t cpu_chain_scratch(const cpu_group *g) { return ((size_t)g->g->n_pre + 1) * g->pre_cols * sizeof(float) + 64; }
 
 /* Where an input of the chain lies: in a buffer of the chain, or stored by an earlier group. */
-static const float *input_row(const cpu_group *g, const cpu_step *s, graph_value v, const graph_node *user, uint32_t row, const float *const *slot) {
+static const float *input_row(const cpu_group *g, const cpu_step *s, graph_value v, const graph_node *user,
+                              uint32_t row, const float *const *slot) {
     for (uint32_t i = 0; i < g->g->n_pre; i++)
         if (g->g->pre[i] == v) return slot[i];
     return cpu_value_row(g, s, v, user->op == OP_ROWS ? s->t->row_token[row] : row);
 }
 
-static void row_value(const cpu_group *g, const cpu_step *s, graph_value v, uint32_t row, const float *const *slot, float *y) {
+static void row_value(const cpu_group *g, const cpu_step *s, graph_value v, uint32_t row, const float *const *slot,
+                      float *y) {
     const graph_node *n = cpu_node(g, v);
     const float *a = input_row(g, s, n->in[0], n, row, slot);
     const float *b = op_get(n->op)->n_inputs == 2 ? input_row(g, s, n->in[1], n, row, slot) : NULL;
@@ -80,7 +89,8 @@ static void row_value(const cpu_group *g, const cpu_step *s, graph_value v, uint
 }
 
 /* Computes the prologue of one row; slot[i] gets the place of pre[i]. */
-static void run_chain(const cpu_group *g, const cpu_step *s, uint32_t row, float *scratch, bool store, const float **slot) {
+static void run_chain(const cpu_group *g, const cpu_step *s, uint32_t row, float *scratch, bool store,
+                      const float **slot) {
     for (uint32_t i = 0; i < g->g->n_pre; i++) {
         graph_value v = g->g->pre[i];
         float *y = store && g->plan->stored[v] ? cpu_value_row(g, s, v, row) : scratch + (size_t)i * g->pre_cols;
@@ -115,7 +125,9 @@ static void chain_launch(const cpu_group *g, const cpu_step *s, uint32_t thread,
 const cpu_row cpu_row_chain = {"chain", OP_COUNT, refuses_nothing, cpu_chain_scratch, NULL, chain_launch};
 
 static const char *embed_refuses(const cpu_group *g) {
-    return g->weights[cpu_node(g, g->g->mains[0])->weight]->desc.uses & GRAPH_USE_EMBED ? NULL : "the weight was not opened for lookup";
+    return g->weights[cpu_node(g, g->g->mains[0])->weight]->desc.uses & GRAPH_USE_EMBED
+               ? NULL
+               : "the weight was not opened for lookup";
 }
 
 static size_t no_scratch(const cpu_group *g) {
@@ -135,7 +147,8 @@ static void embed_launch(const cpu_group *g, const cpu_step *s, uint32_t thread,
         float *y = cpu_value_row(g, s, out, row);
         t->decode(w->rows + (size_t)id * w->row_bytes, y, w->desc.k);
         graph_value x = g->g->mains[0];
-        for (uint32_t i = 0; i < g->g->n_post; x = g->g->post[i++]) cpu_elem(g, s, g->g->post[i], x, row, 0, w->desc.k, y, y);
+        for (uint32_t i = 0; i < g->g->n_post; x = g->g->post[i++])
+            cpu_elem(g, s, g->g->post[i], x, row, 0, w->desc.k, y, y);
     }
 }
 

@@ -72,7 +72,8 @@ static size_t cpu_kv_page_bytes(const dev *dd, const graph_kv_group *kv) {
     return (size_t)kv->n_layers * kv->n_kv_heads * d->sets[0]->attn->kv_bytes(kv->d_k, kv->d_v, d->kv_f32);
 }
 
-static fl_status cpu_run(dev *dd, dev_program *p, const step_tables *tables, step_outputs *outputs, dev_ticket *out, fl_err *err) {
+static fl_status cpu_run(dev *dd, dev_program *p, const step_tables *tables, step_outputs *outputs, dev_ticket *out,
+                         fl_err *err) {
     (void)err;
     cpu_program_run(p, tables, outputs);
     *out = ++((cpu_dev *)dd)->ticket;

@@ -15,8 +15,8 @@
 #include <string.h>
 
 enum {
-    REDUNDANT_ROWS = 2,     /* up to here every thread converts all rows for itself */
-    BLOCK_TOKENS   = 48,    /* tokens of a block: 3 KB of results per tile */
+    REDUNDANT_ROWS = 2, /* up to here every thread converts all rows for itself */
+    BLOCK_TOKENS = 48,  /* tokens of a block: 3 KB of results per tile */
 };
 
 static size_t align64(size_t n) { return (n + 63) & ~(size_t)63; }
@@ -66,7 +66,8 @@ static void convert_row(const cpu_group *g, const cpu_step *s, cpu_act *a, uint3
     if (!g->set->matmul->act_put(a, row, x)) cpu_mark_bad(s, g->g->rows, row);
 }
 
-static cpu_act convert(const cpu_group *g, const cpu_step *s, uint32_t rows, uint8_t *scratch, uint32_t thread, uint32_t n_threads) {
+static cpu_act convert(const cpu_group *g, const cpu_step *s, uint32_t rows, uint8_t *scratch, uint32_t thread,
+                       uint32_t n_threads) {
     const cpu_weight *w = weight_of(g, 0);
     cpu_act a = {w->compute, w->k, rows, s->p->shared};
     if (rows <= REDUNDANT_ROWS) {
@@ -91,7 +92,8 @@ static graph_value tail_of(const cpu_group *g, uint32_t m) {
     return v;
 }
 
-static void post_ops(const cpu_group *g, const cpu_step *s, uint32_t m, uint32_t row, uint32_t col, uint32_t n, float *y) {
+static void post_ops(const cpu_group *g, const cpu_step *s, uint32_t m, uint32_t row, uint32_t col, uint32_t n,
+                     float *y) {
     graph_value x = g->g->paired ? g->g->post[0] : g->g->mains[m];
     for (uint32_t i = g->g->paired; i < g->g->n_post; i++) {
         if (g->g->post_main[i] != m) continue;
@@ -113,10 +115,10 @@ static void combine(const cpu_group *g, float *y, const float *x, uint32_t n) {
 
 typedef struct {
     const cpu_group *g;
-    const cpu_step  *s;
-    const cpu_act   *a;
-    uint8_t         *panel[2];
-    float           *block[2];
+    const cpu_step *s;
+    const cpu_act *a;
+    uint8_t *panel[2];
+    float *block[2];
 } tile_job;
 
 /* One tile of main m, or of mains 0 and 1 together. */
@@ -151,7 +153,10 @@ static void matmul_launch(const cpu_group *g, const cpu_step *s, uint32_t thread
     cpu_act a = convert(g, s, rows, scratch, thread, n_threads);
     scratch += align64(cpu_chain_scratch(g)) + act_bytes_few(g);
     size_t panel = panel_bytes(g);
-    tile_job j = {g, s, &a, {scratch, scratch + panel},
+    tile_job j = {g,
+                  s,
+                  &a,
+                  {scratch, scratch + panel},
                   {(float *)(scratch + 2 * panel), (float *)(scratch + 2 * panel + block_bytes)}};
     uint32_t n_main = g->g->paired ? 1 : g->g->n_main;
     for (uint32_t m = 0; m < n_main; m++) n_tiles += weight_of(g, m)->n_tiles;

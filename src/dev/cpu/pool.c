@@ -8,24 +8,30 @@
 #include <immintrin.h>
 #endif
 
-enum { SPIN_ROUNDS = 1500 };    /* about 50 us of pause instructions */
+enum { SPIN_ROUNDS = 1500 }; /* about 50 us of pause instructions */
 
 /* A counter that others wait on to move: each on its own cache line. */
-typedef struct { _Alignas(64) atomic_uint word; } line;
+typedef struct {
+    _Alignas(64) atomic_uint word;
+} line;
 
-typedef struct { cpu_pool *pool; uint32_t index; pthread_t thread; } member;
+typedef struct {
+    cpu_pool *pool;
+    uint32_t index;
+    pthread_t thread;
+} member;
 
 struct cpu_pool {
-    line        job;             /* rises with each run; workers wait on it */
-    line        arrived;         /* threads at the current barrier */
-    line        passed;          /* rises when a barrier opens */
+    line job;     /* rises with each run; workers wait on it */
+    line arrived; /* threads at the current barrier */
+    line passed;  /* rises when a barrier opens */
     atomic_uint job_sleepers, barrier_sleepers;
-    uint32_t    n_threads, n_started;
-    uint32_t    spin_rounds;
-    bool        quit;
-    void      (*fn)(void *arg, uint32_t thread, uint32_t n_threads);
-    void       *arg;
-    member      members[CPU_THREADS_MAX];
+    uint32_t n_threads, n_started;
+    uint32_t spin_rounds;
+    bool quit;
+    void (*fn)(void *arg, uint32_t thread, uint32_t n_threads);
+    void *arg;
+    member members[CPU_THREADS_MAX];
 };
 
 #if defined(__x86_64__)
@@ -105,8 +111,9 @@ fl_status cpu_pool_open(cpu_pool **out, uint32_t n_threads, fl_err *err) {
     uint32_t cpus = base_cpu_count();
     if (n_threads == 0) n_threads = cpus < CPU_THREADS_MAX ? cpus : CPU_THREADS_MAX;
     if (n_threads > CPU_THREADS_MAX)
-        return fl_fail(err, FL_EINVAL, "%u threads were asked for, at most %d are possible; this process may use %u CPUs",
-                       n_threads, CPU_THREADS_MAX, cpus);
+        return fl_fail(err, FL_EINVAL,
+                       "%u threads were asked for, at most %d are possible; this process may use %u CPUs", n_threads,
+                       CPU_THREADS_MAX, cpus);
     cpu_pool *p = base_alloc_aligned(sizeof *p);
     if (!p) return fl_fail(err, FL_ENOMEM, "a pool of %u threads: no memory", n_threads);
     p->n_threads = n_threads;
@@ -116,7 +123,8 @@ fl_status cpu_pool_open(cpu_pool **out, uint32_t n_threads, fl_err *err) {
         m->pool = p;
         m->index = p->n_started;
         if (pthread_create(&m->thread, NULL, worker, m) != 0) {
-            fl_status st = fl_fail(err, FL_EIO, "the system refuses thread %u of %u; ask for fewer threads", p->n_started + 1, n_threads);
+            fl_status st = fl_fail(err, FL_EIO, "the system refuses thread %u of %u; ask for fewer threads",
+                                   p->n_started + 1, n_threads);
             cpu_pool_close(p);
             return st;
         }

@@ -9,7 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-const cpu_row *const cpu_rows[] = {&cpu_row_embed, &cpu_row_matmul, &cpu_row_kv_write, &cpu_row_attention, &cpu_row_sample, &cpu_row_chain};
+const cpu_row *const cpu_rows[] = {&cpu_row_embed,     &cpu_row_matmul, &cpu_row_kv_write,
+                                   &cpu_row_attention, &cpu_row_sample, &cpu_row_chain};
 
 static op key_of(const graph_group *g) { return op_get(g->main)->kind == OP_KIND_MAIN ? g->main : OP_COUNT; }
 
@@ -33,12 +34,14 @@ static bool bind(cpu_dev *d, cpu_group *g) {
     return false;
 }
 
-static void describe_group(const dev_program *p, cpu_group *g, const graph_group *group, dev_weight *const *weights, const dev_span *kv) {
+static void describe_group(const dev_program *p, cpu_group *g, const graph_group *group, dev_weight *const *weights,
+                           const dev_span *kv) {
     *g = (cpu_group){.plan = p->plan, .g = group, .weights = weights, .kv = kv, .kv_f32 = p->d->kv_f32};
     for (uint32_t i = 0; i < group->n_pre; i++)
         if (cpu_node(g, group->pre[i])->cols > g->pre_cols) g->pre_cols = cpu_node(g, group->pre[i])->cols;
     g->pre_cols = (g->pre_cols + 15) & ~15u;
-    for (uint32_t i = 0; i < p->plan->g->n_kv; i++) g->page_bytes[i] = dev_cpu.kv_page_bytes(&p->d->base, &p->plan->g->kv[i]);
+    for (uint32_t i = 0; i < p->plan->g->n_kv; i++)
+        g->page_bytes[i] = dev_cpu.kv_page_bytes(&p->d->base, &p->plan->g->kv[i]);
 }
 
 static fl_status bind_all(dev_program *p, dev_weight *const *weights, const dev_span *kv, fl_err *err) {
@@ -48,8 +51,8 @@ static fl_status bind_all(dev_program *p, dev_weight *const *weights, const dev_
         describe_group(p, g, group, weights, kv);
         if (bind(p->d, g)) continue;
         if (group->n_pre + group->n_main + group->n_post == 1)
-            return fl_fail(err, FL_EUNSUPPORTED, "op %s (%s): no row of the CPU takes it: %s", op_get(group->main)->name,
-                           cpu_node(g, group->mains[0])->label, g->why);
+            return fl_fail(err, FL_EUNSUPPORTED, "op %s (%s): no row of the CPU takes it: %s",
+                           op_get(group->main)->name, cpu_node(g, group->mains[0])->label, g->why);
         fl_status st = graph_plan_split(p->plan, i, err);
         if (st != FL_OK) return st;
         describe_group(p, g, &p->plan->groups[i], weights, kv);
@@ -73,7 +76,7 @@ static fl_status take_memory(dev_program *p, fl_err *err) {
         if (scratch > p->scratch_bytes) p->scratch_bytes = scratch;
         if (shared > p->shared_bytes) p->shared_bytes = shared;
     }
-    p->scratch_bytes = (p->scratch_bytes + 127) & ~(size_t)63;    /* threads do not share cache lines */
+    p->scratch_bytes = (p->scratch_bytes + 127) & ~(size_t)63; /* threads do not share cache lines */
     p->arena = base_alloc_aligned(p->plan->arena_bytes);
     p->shared = base_alloc_aligned(p->shared_bytes);
     p->scratch = base_alloc_aligned(p->scratch_bytes * cpu_pool_threads(p->d->pool));
@@ -81,19 +84,21 @@ static fl_status take_memory(dev_program *p, fl_err *err) {
     p->sin = base_alloc_aligned(rope * sizeof *p->sin);
     p->drawn = base_calloc(p->plan->ranges.rows, sizeof *p->drawn);
     if (!p->arena || !p->shared || !p->scratch || !p->cos || !p->sin || !p->drawn)
-        return fl_fail(err, FL_ENOMEM, "a step of %u tokens needs %zu bytes; no memory (use a smaller --max-num-batched-tokens)",
+        return fl_fail(err, FL_ENOMEM,
+                       "a step of %u tokens needs %zu bytes; no memory (use a smaller --max-num-batched-tokens)",
                        p->plan->ranges.tokens, cpu_program_size(p));
     return FL_OK;
 }
 
-fl_status cpu_program_compile(dev *d, graph_plan *plan, dev_weight *const *weights, const dev_span *kv, dev_program **out, fl_err *err) {
+fl_status cpu_program_compile(dev *d, graph_plan *plan, dev_weight *const *weights, const dev_span *kv,
+                              dev_program **out, fl_err *err) {
     *out = NULL;
     dev_program *p = base_calloc(1, sizeof *p);
     if (!p) return fl_fail(err, FL_ENOMEM, "a program: no memory");
     p->d = (cpu_dev *)d;
     p->plan = plan;
     p->best = p->d->sets[0];
-    p->groups = base_calloc(plan->g->n_nodes, sizeof *p->groups);    /* splitting never gives more groups than ops */
+    p->groups = base_calloc(plan->g->n_nodes, sizeof *p->groups); /* splitting never gives more groups than ops */
     fl_status st = p->groups ? bind_all(p, weights, kv, err) : fl_fail(err, FL_ENOMEM, "a program: no memory");
     if (st == FL_OK) st = take_memory(p, err);
     if (st != FL_OK) {
@@ -119,8 +124,10 @@ void cpu_program_close(dev *d, dev_program *p) {
 
 size_t cpu_program_size(const dev_program *p) {
     size_t rope = 0;
-    for (uint32_t i = 0; i < p->plan->g->n_ropes; i++) rope += (size_t)p->plan->ranges.tokens * (p->plan->g->ropes[i].d / 2);
-    return p->plan->arena_bytes + p->shared_bytes + p->scratch_bytes * cpu_pool_threads(p->d->pool) + 2 * rope * sizeof(float);
+    for (uint32_t i = 0; i < p->plan->g->n_ropes; i++)
+        rope += (size_t)p->plan->ranges.tokens * (p->plan->g->ropes[i].d / 2);
+    return p->plan->arena_bytes + p->shared_bytes + p->scratch_bytes * cpu_pool_threads(p->d->pool) +
+           2 * rope * sizeof(float);
 }
 
 bool cpu_program_print(const dev_program *p, base_buf *out) {
@@ -145,13 +152,14 @@ static void fill_ropes(const cpu_step *s, uint32_t thread, uint32_t n_threads) {
     for (uint32_t r = 0; r < g->n_ropes; r++)
         for (uint32_t t = begin; t < end; t++) {
             size_t at = s->p->rope_offset[r] + (size_t)t * (g->ropes[r].d / 2);
-            s->p->best->row->rope_table(s->p->cos + at, s->p->sin + at, s->t->position[t], g->ropes[r].inv_freq, g->ropes[r].d / 2);
+            s->p->best->row->rope_table(s->p->cos + at, s->p->sin + at, s->t->position[t], g->ropes[r].inv_freq,
+                                        g->ropes[r].d / 2);
         }
 }
 
 static void run_part(void *arg, uint32_t thread, uint32_t n_threads) {
     const cpu_step *s = arg;
-    fill_ropes(s, thread, n_threads);    /* read after the first group's barrier: an embedding needs no RoPE */
+    fill_ropes(s, thread, n_threads); /* read after the first group's barrier: an embedding needs no RoPE */
     for (uint32_t i = 0; i < s->p->n_groups; i++) {
         const cpu_group *g = &s->p->groups[i];
         g->row->launch(g, s, thread, n_threads);

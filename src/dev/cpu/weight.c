@@ -8,22 +8,27 @@
 
 #include <string.h>
 
-enum { PACK_ROWS = 64 };    /* unit in which packing is shared out to the team; a multiple of CPU_TILE_ROWS */
+enum { PACK_ROWS = 64 }; /* unit in which packing is shared out to the team; a multiple of CPU_TILE_ROWS */
 
 static fl_status open_packed(cpu_dev *d, dev_weight *w, fl_err *err) {
     for (uint32_t i = 0; i < d->n_sets; i++) {
         size_t bytes = d->sets[i]->matmul->tile_bytes(w->desc.type, w->desc.compute, w->desc.k);
         if (bytes == 0) continue;
         w->set = d->sets[i];
-        w->packed = (cpu_weight){.type = w->desc.type, .compute = w->desc.compute, .n = w->desc.n, .k = w->desc.k,
-                                 .n_tiles = (w->desc.n + CPU_TILE_ROWS - 1) / CPU_TILE_ROWS, .tile_bytes = bytes};
+        w->packed = (cpu_weight){.type = w->desc.type,
+                                 .compute = w->desc.compute,
+                                 .n = w->desc.n,
+                                 .k = w->desc.k,
+                                 .n_tiles = (w->desc.n + CPU_TILE_ROWS - 1) / CPU_TILE_ROWS,
+                                 .tile_bytes = bytes};
         w->packed.data = base_alloc_aligned(w->packed.n_tiles * bytes);
         if (!w->packed.data)
-            return fl_fail(err, FL_ENOMEM, "weight %s needs %zu bytes; no memory", w->desc.name, w->packed.n_tiles * bytes);
+            return fl_fail(err, FL_ENOMEM, "weight %s needs %zu bytes; no memory", w->desc.name,
+                           w->packed.n_tiles * bytes);
         return FL_OK;
     }
-    return fl_fail(err, FL_EUNSUPPORTED, "weight %s: no kernel computes products of %s weights in this profile", w->desc.name,
-                   dtype_find(w->desc.type)->name);
+    return fl_fail(err, FL_EUNSUPPORTED, "weight %s: no kernel computes products of %s weights in this profile",
+                   w->desc.name, dtype_find(w->desc.type)->name);
 }
 
 fl_status cpu_weight_open(dev *dd, const dev_weight_desc *desc, dev_weight **out, fl_err *err) {
@@ -38,8 +43,10 @@ fl_status cpu_weight_open(dev *dd, const dev_weight_desc *desc, dev_weight **out
     w->row_bytes = dtype_row_bytes(desc->type, desc->k);
     w->file_row_bytes = dtype_row_bytes(desc->type, desc->k_file);
     w->file_offset = desc->k_first ? dtype_row_bytes(desc->type, desc->k_first) : 0;
-    if (!w->name) st = fl_fail(err, FL_ENOMEM, "weight %s: no memory", desc->name);
-    else if (!w->row_bytes || !w->file_row_bytes || (desc->k_first && !w->file_offset) || desc->k_first + desc->k > desc->k_file)
+    if (!w->name)
+        st = fl_fail(err, FL_ENOMEM, "weight %s: no memory", desc->name);
+    else if (!w->row_bytes || !w->file_row_bytes || (desc->k_first && !w->file_offset) ||
+             desc->k_first + desc->k > desc->k_file)
         st = fl_fail(err, FL_EFORMAT, "weight %s: a row of %u values is not whole blocks of %s", desc->name, desc->k,
                      dtype_find(desc->type)->name);
     if (st == FL_OK && desc->uses & GRAPH_USE_MATMUL) st = open_packed(d, w, err);
@@ -70,7 +77,11 @@ size_t cpu_weight_size(const dev_weight *w) {
            (w->own_rows ? w->desc.n * w->row_bytes : 0);
 }
 
-typedef struct { dev_weight *w; uint32_t row, n_rows; const uint8_t *rows; } pack_job;
+typedef struct {
+    dev_weight *w;
+    uint32_t row, n_rows;
+    const uint8_t *rows;
+} pack_job;
 
 /* Packs whole tiles by one thread each; rows come with the file's stride when a slice is cut out. */
 static void pack_part(void *arg, uint32_t thread, uint32_t n_threads) {
@@ -86,7 +97,8 @@ static void pack_part(void *arg, uint32_t thread, uint32_t n_threads) {
             w->set->matmul->weight_pack(&w->packed, lo, hi - lo, from);
             continue;
         }
-        for (uint32_t r = lo; r < hi; r++, from += w->file_row_bytes) w->set->matmul->weight_pack(&w->packed, r, 1, from);
+        for (uint32_t r = lo; r < hi; r++, from += w->file_row_bytes)
+            w->set->matmul->weight_pack(&w->packed, r, 1, from);
     }
 }
 
@@ -105,16 +117,19 @@ static fl_status write_rows(dev_weight *w, uint32_t row, uint32_t n_rows, const 
         w->rows = w->own_rows;
     }
     for (uint32_t r = 0; r < n_rows; r++)
-        memcpy(w->own_rows + (size_t)(row + r) * w->row_bytes, rows + r * w->file_row_bytes + w->file_offset, w->row_bytes);
+        memcpy(w->own_rows + (size_t)(row + r) * w->row_bytes, rows + r * w->file_row_bytes + w->file_offset,
+               w->row_bytes);
     return FL_OK;
 }
 
-static fl_status write_weight(cpu_dev *d, dev_weight *w, uint32_t row, uint32_t n_rows, const void *rows, bool adopt, fl_err *err) {
+static fl_status write_weight(cpu_dev *d, dev_weight *w, uint32_t row, uint32_t n_rows, const void *rows, bool adopt,
+                              fl_err *err) {
     if (n_rows > w->desc.n || row > w->desc.n - n_rows)
-        return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %u to %u were given", w->desc.name, w->desc.n, row, row + n_rows);
+        return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %u to %u were given", w->desc.name, w->desc.n, row,
+                       row + n_rows);
     if (w->desc.uses & GRAPH_USE_EMBED) {
         if (adopt && w->row_bytes == w->file_row_bytes) {
-            base_free(w->own_rows);     /* rows written before are replaced, and a later write copies again */
+            base_free(w->own_rows); /* rows written before are replaced, and a later write copies again */
             w->own_rows = NULL;
             w->rows = rows;
         } else {

@@ -11,27 +11,35 @@
 enum { QUEUE_MAX = 8, SPANS_MAX = 64, PAGE = 4096 };
 
 typedef struct {
-    dev_program       *program;
+    dev_program *program;
     const step_tables *tables;
-    step_outputs      *outputs;
-    bool               failed;
+    step_outputs *outputs;
+    bool failed;
 } job;
 
 typedef struct {
-    dev        base;
-    dev       *cpu;                                      /* does the arithmetic */
-    base_mutex lock;                                     /* guards what follows */
-    base_cond  changed;
-    job        queue[QUEUE_MAX];                         /* job of ticket t: queue[t % QUEUE_MAX] */
+    dev base;
+    dev *cpu;        /* does the arithmetic */
+    base_mutex lock; /* guards what follows */
+    base_cond changed;
+    job queue[QUEUE_MAX]; /* job of ticket t: queue[t % QUEUE_MAX] */
     dev_ticket enqueued, done;
-    bool       quit;
-    pthread_t  thread;
-    struct { void *fault; dev_span real; } spans[SPANS_MAX];
+    bool quit;
+    pthread_t thread;
+    struct {
+        void *fault;
+        dev_span real;
+    } spans[SPANS_MAX];
 } sim_dev;
 
-static fl_status refuse(const char *call, fl_err *err) { return fl_fail(err, FL_EDEVICE, "the sim device was told to fail: %s", call); }
+static fl_status refuse(const char *call, fl_err *err) {
+    return fl_fail(err, FL_EDEVICE, "the sim device was told to fail: %s", call);
+}
 
-#define SIM_FAULT(call) do { if (base_fault_hit(BASE_FAULT_DEVICE)) return refuse(call, err); } while (0)
+#define SIM_FAULT(call)                                                                                                \
+    do {                                                                                                               \
+        if (base_fault_hit(BASE_FAULT_DEVICE)) return refuse(call, err);                                               \
+    } while (0)
 
 static void *run_queue(void *arg) {
     sim_dev *d = arg;
@@ -42,7 +50,8 @@ static void *run_queue(void *arg) {
         job *j = &d->queue[(d->done + 1) % QUEUE_MAX];
         base_mutex_unlock(&d->lock);
         dev_ticket ticket;
-        j->failed = base_fault_hit(BASE_FAULT_DEVICE) || d->cpu->vt->run(d->cpu, j->program, j->tables, j->outputs, &ticket, NULL) != FL_OK;
+        j->failed = base_fault_hit(BASE_FAULT_DEVICE) ||
+                    d->cpu->vt->run(d->cpu, j->program, j->tables, j->outputs, &ticket, NULL) != FL_OK;
         base_mutex_lock(&d->lock);
         d->done++;
         base_cond_wake(&d->changed);
@@ -99,7 +108,8 @@ static fl_status sim_alloc(dev *dd, size_t bytes, dev_span *out, fl_err *err) {
     SIM_FAULT("alloc");
     int i = 0;
     while (i < SPANS_MAX && d->spans[i].fault) i++;
-    if (i == SPANS_MAX) return fl_fail(err, FL_ENOMEM, "the sim device has %d spans of memory, all are in use", SPANS_MAX);
+    if (i == SPANS_MAX)
+        return fl_fail(err, FL_ENOMEM, "the sim device has %d spans of memory, all are in use", SPANS_MAX);
     fl_status st = d->cpu->vt->alloc(d->cpu, bytes, &d->spans[i].real, err);
     if (st != FL_OK) return st;
     void *fault = mmap(NULL, bytes + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -133,7 +143,8 @@ static fl_status sim_weight_open(dev *dd, const dev_weight_desc *desc, dev_weigh
     return dev_cpu.weight_open(((sim_dev *)dd)->cpu, desc, out, err);
 }
 
-static fl_status sim_weight_write(dev *dd, dev_weight *w, uint32_t row, uint32_t n_rows, const void *rows, fl_err *err) {
+static fl_status sim_weight_write(dev *dd, dev_weight *w, uint32_t row, uint32_t n_rows, const void *rows,
+                                  fl_err *err) {
     SIM_FAULT("weight_write");
     return dev_cpu.weight_write(((sim_dev *)dd)->cpu, w, row, n_rows, rows, err);
 }
@@ -155,10 +166,11 @@ static size_t sim_kv_page_bytes(const dev *dd, const graph_kv_group *kv) {
 /* A program of the CPU, with the spans it was compiled for. */
 typedef struct {
     dev_program *program;
-    dev_span     kv[GRAPH_GROUPS_MAX];
+    dev_span kv[GRAPH_GROUPS_MAX];
 } sim_program;
 
-static fl_status sim_compile(dev *dd, graph_plan *plan, dev_weight *const *weights, const dev_span *kv, dev_program **out, fl_err *err) {
+static fl_status sim_compile(dev *dd, graph_plan *plan, dev_weight *const *weights, const dev_span *kv,
+                             dev_program **out, fl_err *err) {
     sim_dev *d = (sim_dev *)dd;
     *out = NULL;
     SIM_FAULT("compile");
@@ -181,11 +193,16 @@ static void sim_program_close(dev *dd, dev_program *pp) {
     base_free(p);
 }
 
-static size_t sim_program_bytes(const dev_program *p) { return dev_cpu.program_bytes(((const sim_program *)p)->program); }
+static size_t sim_program_bytes(const dev_program *p) {
+    return dev_cpu.program_bytes(((const sim_program *)p)->program);
+}
 
-static bool sim_program_print(const dev_program *p, base_buf *out) { return dev_cpu.program_print(((const sim_program *)p)->program, out); }
+static bool sim_program_print(const dev_program *p, base_buf *out) {
+    return dev_cpu.program_print(((const sim_program *)p)->program, out);
+}
 
-static fl_status sim_run(dev *dd, dev_program *p, const step_tables *tables, step_outputs *outputs, dev_ticket *out, fl_err *err) {
+static fl_status sim_run(dev *dd, dev_program *p, const step_tables *tables, step_outputs *outputs, dev_ticket *out,
+                         fl_err *err) {
     sim_dev *d = (sim_dev *)dd;
     SIM_FAULT("run");
     base_mutex_lock(&d->lock);
