@@ -453,7 +453,7 @@ void fl_request_close(fl_request *r) {
 void fl_request_get_stats(const fl_request *r, fl_request_stats *s) {
     fl_request *w = (fl_request *)(uintptr_t)r;    /* the lock is not part of what the caller sees as constant */
     base_mutex_lock(&w->lock);
-    double started = r->t_started ? r->t_started : r->t_added, first = r->t_first ? r->t_first : started;
+    double started = r->t_started > 0 ? r->t_started : r->t_added, first = r->t_first > 0 ? r->t_first : started;
     uint32_t n_output = r->told == FL_FINISH_NONE ? r->n_drawn : r->next_token;    /* what was drawn behind a stop text does not count */
     fl_request_stats all = {.size = s->size, .seed = r->params.seed, .n_prompt = r->n_prompt, .n_output = n_output,
                             .queue_ms = 1e3 * (started - r->t_added), .prefill_ms = 1e3 * (first - started),

@@ -38,7 +38,7 @@ void cpu_elem(const cpu_group *g, const cpu_step *s, graph_value v, graph_value 
             (node->op == OP_SILU_MUL ? k->silu_mul : k->gelu_tanh_mul)(y, gate, up, n);
             return;
         }
-        default: fl_assert(!"an element-wise op");
+        default: fl_assert(0 && "an element-wise op");
     }
 }
 

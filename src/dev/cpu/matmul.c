@@ -109,7 +109,7 @@ static void combine(const cpu_group *g, float *y, const float *x, uint32_t n) {
         case OP_ADD: k->add(y, y, x, n); return;
         case OP_SILU_MUL: k->silu_mul(y, y, x, n); return;
         case OP_GELU_TANH_MUL: k->gelu_tanh_mul(y, y, x, n); return;
-        default: fl_assert(!"an op of two inputs");
+        default: fl_assert(0 && "an op of two inputs");
     }
 }
 

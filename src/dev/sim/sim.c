@@ -125,7 +125,7 @@ static fl_status sim_alloc(dev *dd, size_t bytes, dev_span *out, fl_err *err) {
 static int find_span(const sim_dev *d, dev_span span) {
     for (int i = 0; i < SPANS_MAX; i++)
         if (d->spans[i].fault && (uintptr_t)d->spans[i].fault == span.handle) return i;
-    fl_assert(!"a span of this device");
+    fl_assert(0 && "a span of this device");
     return 0;
 }
 
