@@ -14,4 +14,4 @@ make -j"$(nproc)" >build/log/make.txt 2>&1 || {
   exit 1
 }
 echo "\$ build/flambeau run smollm2 \"$question\"" >&2
-exec build/flambeau run smollm2 --temperature 0 --max-tokens 150 "$question"
+build/flambeau run smollm2 --temperature 0 --max-tokens 150 "$question"
