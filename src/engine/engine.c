@@ -46,13 +46,23 @@ void fl_engine_close(fl_engine *e) {
 void fl_engine_info_init(fl_engine_info *info) { *info = (fl_engine_info){.size = sizeof *info}; }
 
 void fl_engine_get_info(fl_engine *e, fl_engine_info *info) {
-    fl_engine_info all = {
-        .size = info->size, .device = e->vt->name, .profile = model_profile_name(e->profile), .kv_cache_dtype = e->kv_f32 ? "f32" : "bf16",
-        .max_model_len = e->max_len, .max_num_seqs = e->max_seqs, .max_num_batched_tokens = e->max_tokens, .steps_in_flight = e->n_slots,
-        .weight_bytes = e->weight_bytes, .kv_bytes = e->kv_bytes, .activation_bytes = e->vt->program_bytes(e->program),
-        .load_ms = e->load_ms, .compile_ms = e->compile_ms, .n_steps = atomic_load(&e->n_steps),
-        .n_prompt_tokens = atomic_load(&e->n_prompt_tokens), .n_output_tokens = atomic_load(&e->n_output_tokens),
-        .n_step_allocations = atomic_load(&e->n_step_allocations)};
+    fl_engine_info all = {.size = info->size,
+                          .device = e->vt->name,
+                          .profile = model_profile_name(e->profile),
+                          .kv_cache_dtype = e->kv_f32 ? "f32" : "bf16",
+                          .max_model_len = e->max_len,
+                          .max_num_seqs = e->max_seqs,
+                          .max_num_batched_tokens = e->max_tokens,
+                          .steps_in_flight = e->n_slots,
+                          .weight_bytes = e->weight_bytes,
+                          .kv_bytes = e->kv_bytes,
+                          .activation_bytes = e->vt->program_bytes(e->program),
+                          .load_ms = e->load_ms,
+                          .compile_ms = e->compile_ms,
+                          .n_steps = atomic_load(&e->n_steps),
+                          .n_prompt_tokens = atomic_load(&e->n_prompt_tokens),
+                          .n_output_tokens = atomic_load(&e->n_output_tokens),
+                          .n_step_allocations = atomic_load(&e->n_step_allocations)};
     e->vt->describe(e->dev, &all.cpu_isa, &all.n_threads);
     for (uint32_t i = 0; i < e->g->n_kv; i++)
         if (e->g->kv[i].window == 0 || e->g->n_kv == 1) all.kv_cache_tokens = (uint64_t)e->kv_pages[i] * KV_PAGE_TOKENS;
@@ -76,7 +86,8 @@ static bool is_threaded(fl_engine *e) {
 
 fl_status fl_engine_step(fl_engine *e, bool *busy, fl_err *err) {
     *busy = false;
-    if (is_threaded(e)) return fl_fail(err, FL_EINVAL, "the engine runs its steps in a thread of its own (fl_engine_start)");
+    if (is_threaded(e))
+        return fl_fail(err, FL_EINVAL, "the engine runs its steps in a thread of its own (fl_engine_start)");
     engine_lock_for_step(e);
     fl_status st = engine_step(e, busy, err);
     base_mutex_unlock(&e->step_lock);
@@ -105,8 +116,10 @@ fl_status fl_engine_start(fl_engine *e, fl_err *err) {
     fl_status st = FL_OK;
     if (!e->threaded) {
         e->quit = false;
-        if (pthread_create(&e->thread, NULL, run_steps, e) == 0) e->threaded = true;
-        else st = fl_fail(err, FL_EIO, "the system refuses a thread for the engine");
+        if (pthread_create(&e->thread, NULL, run_steps, e) == 0)
+            e->threaded = true;
+        else
+            st = fl_fail(err, FL_EIO, "the system refuses a thread for the engine");
     }
     base_mutex_unlock(&e->queue_lock);
     return st;
@@ -125,17 +138,19 @@ void fl_engine_stop(fl_engine *e) {
     base_mutex_unlock(&e->queue_lock);
 }
 
-fl_status fl_engine_write_weight(fl_engine *e, const char *name, uint64_t row, uint64_t n_rows, const void *rows, size_t n_bytes, fl_err *err) {
+fl_status fl_engine_write_weight(fl_engine *e, const char *name, uint64_t row, uint64_t n_rows, const void *rows,
+                                 size_t n_bytes, fl_err *err) {
     uint32_t i = 0;
     while (i < e->g->n_weights && strcmp(e->g->weights[i].name, name) != 0) i++;
     if (i == e->g->n_weights) return fl_fail(err, FL_EINVAL, "the model has no weight %s", name);
     const graph_weight *w = &e->g->weights[i];
     size_t row_bytes = dtype_row_bytes(w->type, w->k), want;
     if (n_rows > w->n || row > w->n - n_rows)
-        return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %llu to %llu were given", name, w->n, (unsigned long long)row, (unsigned long long)(row + n_rows));
+        return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %llu to %llu were given", name, w->n,
+                       (unsigned long long)row, (unsigned long long)(row + n_rows));
     if (__builtin_mul_overflow(row_bytes, (size_t)n_rows, &want) || want != n_bytes)
-        return fl_fail(err, FL_EINVAL, "weight %s: %llu rows of %s are %zu bytes, %zu were given", name, (unsigned long long)n_rows,
-                       dtype_find(w->type)->name, row_bytes * (size_t)n_rows, n_bytes);
+        return fl_fail(err, FL_EINVAL, "weight %s: %llu rows of %s are %zu bytes, %zu were given", name,
+                       (unsigned long long)n_rows, dtype_find(w->type)->name, row_bytes * (size_t)n_rows, n_bytes);
     engine_lock_between_steps(e);
     engine_drain(e);
     fl_status st = e->vt->weight_write(e->dev, e->weights[i], (uint32_t)row, (uint32_t)n_rows, rows, err);

@@ -39,10 +39,11 @@ static fl_status parse_compute(const char *name, compute *out, fl_err *err) {
 static fl_status choose_cache_type(fl_engine *e, const char *name, fl_err *err) {
     e->kv_f32 = e->profile == COMPUTE_F32;
     if (strcmp(name, "auto") == 0 || strcmp(name, e->kv_f32 ? "f32" : "bf16") == 0) return FL_OK;
-    if (strcmp(name, "q8") == 0) return fl_fail(err, FL_EUNSUPPORTED, "cache type q8 is not supported; there are auto, bf16, f32");
+    if (strcmp(name, "q8") == 0)
+        return fl_fail(err, FL_EUNSUPPORTED, "cache type q8 is not supported; there are auto, bf16, f32");
     if (strcmp(name, "bf16") == 0 || strcmp(name, "f32") == 0)
-        return fl_fail(err, FL_EUNSUPPORTED, "cache type %s does not go with the %s profile, which uses %s", name, model_profile_name(e->profile),
-                       e->kv_f32 ? "f32" : "bf16");
+        return fl_fail(err, FL_EUNSUPPORTED, "cache type %s does not go with the %s profile, which uses %s", name,
+                       model_profile_name(e->profile), e->kv_f32 ? "f32" : "bf16");
     return fl_fail(err, FL_EINVAL, "cache type %s is not known; there are auto, bf16, f32", name);
 }
 
@@ -53,13 +54,19 @@ static fl_status choose_limits(fl_engine *e, const fl_engine_options *o, fl_err 
         return fl_fail(err, FL_EINVAL, "%u positions a request were asked for, the model has %u", e->max_len, context);
     e->max_seqs = o->max_num_seqs ? o->max_num_seqs : 8;
     e->max_tokens = o->max_num_batched_tokens ? o->max_num_batched_tokens : 512;
-    if (e->max_seqs > ENGINE_SEQS_MAX) return fl_fail(err, FL_EINVAL, "%u requests at once were asked for, at most %d are possible", e->max_seqs, ENGINE_SEQS_MAX);
-    if (e->max_tokens > 1 << 16) return fl_fail(err, FL_EINVAL, "%u tokens a step were asked for, at most %d are possible", e->max_tokens, 1 << 16);
+    if (e->max_seqs > ENGINE_SEQS_MAX)
+        return fl_fail(err, FL_EINVAL, "%u requests at once were asked for, at most %d are possible", e->max_seqs,
+                       ENGINE_SEQS_MAX);
+    if (e->max_tokens > 1 << 16)
+        return fl_fail(err, FL_EINVAL, "%u tokens a step were asked for, at most %d are possible", e->max_tokens,
+                       1 << 16);
     if (e->max_tokens < e->max_seqs) e->max_tokens = e->max_seqs;
     e->max_rows = o->max_logit_rows ? o->max_logit_rows : e->max_seqs;
     if (e->max_rows > e->max_tokens) e->max_rows = e->max_tokens;
     e->n_slots = o->steps_in_flight ? o->steps_in_flight : e->vt->steps_in_flight;
-    if (e->n_slots > ENGINE_SLOTS_MAX) return fl_fail(err, FL_EINVAL, "%u steps in flight were asked for, at most %d are possible", e->n_slots, ENGINE_SLOTS_MAX);
+    if (e->n_slots > ENGINE_SLOTS_MAX)
+        return fl_fail(err, FL_EINVAL, "%u steps in flight were asked for, at most %d are possible", e->n_slots,
+                       ENGINE_SLOTS_MAX);
     return FL_OK;
 }
 
@@ -69,13 +76,19 @@ static fl_status load_weights(fl_engine *e, fl_err *err) {
     if (!e->weights) return fl_fail(err, FL_ENOMEM, "weights: no memory");
     for (uint32_t i = 0; i < g->n_weights; i++) {
         const graph_weight *w = &g->weights[i];
-        dev_weight_desc d = {.name = w->name, .type = w->type, .compute = w->compute, .uses = w->uses, .n = w->n, .k = w->k, .k_file = w->k};
+        dev_weight_desc d = {.name = w->name,
+                             .type = w->type,
+                             .compute = w->compute,
+                             .uses = w->uses,
+                             .n = w->n,
+                             .k = w->k,
+                             .k_file = w->k};
         fl_status st = e->vt->weight_open(e->dev, &d, &e->weights[i], err);
         if (st == FL_OK) st = e->vt->weight_adopt(e->dev, e->weights[i], w->data, err);
         if (st != FL_OK) return fl_wrap(err, st, "loading weights");
         e->weight_bytes += e->vt->weight_bytes(e->weights[i]);
     }
-    file_gguf_forget(e->model->file);    /* packed copies are used from here on: the file's pages need not stay resident */
+    file_gguf_forget(e->model->file); /* packed copies are used from here on: the file's pages need not stay resident */
     return FL_OK;
 }
 
@@ -93,24 +106,33 @@ static uint64_t group_pages(const fl_engine *e, uint32_t group, uint64_t n_token
 
 static uint64_t cache_bytes(const fl_engine *e, uint64_t n_tokens) {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < e->g->n_kv; i++) bytes += group_pages(e, i, n_tokens) * e->vt->kv_page_bytes(e->dev, &e->g->kv[i]);
+    for (uint32_t i = 0; i < e->g->n_kv; i++)
+        bytes += group_pages(e, i, n_tokens) * e->vt->kv_page_bytes(e->dev, &e->g->kv[i]);
     return bytes;
 }
 
 /* Room asked for, or for max_seqs requests of full length, cut to a third of the machine's memory but not below one. */
 static fl_status open_cache(fl_engine *e, const fl_engine_options *o, fl_err *err) {
     uint64_t want = o->kv_cache_tokens ? o->kv_cache_tokens : (uint64_t)e->max_len * e->max_seqs;
-    if (want > (uint64_t)1 << 40) return fl_fail(err, FL_EINVAL, "a cache of %llu positions is too large", (unsigned long long)want);
+    if (want > (uint64_t)1 << 40)
+        return fl_fail(err, FL_EINVAL, "a cache of %llu positions is too large", (unsigned long long)want);
     uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 3;
     if (!o->kv_cache_tokens)
         while (want > e->max_len && cache_bytes(e, want) > memory) want -= e->max_len;
     if (cache_bytes(e, want) > memory * 3)
-        return fl_fail(err, FL_ENOMEM, "a cache of %llu positions needs %llu MB, the machine has %llu MB; use a smaller --max-model-len",
-                       (unsigned long long)want, (unsigned long long)(cache_bytes(e, want) >> 20), (unsigned long long)(memory * 3 >> 20));
-    kv_options k = {.n_groups = e->g->n_kv, .n_seqs = e->max_seqs, .positions_max = e->max_len, .shuffle_seed = o->page_shuffle_seed};
+        return fl_fail(
+            err, FL_ENOMEM,
+            "a cache of %llu positions needs %llu MB, the machine has %llu MB; use a smaller --max-model-len",
+            (unsigned long long)want, (unsigned long long)(cache_bytes(e, want) >> 20),
+            (unsigned long long)(memory * 3 >> 20));
+    kv_options k = {.n_groups = e->g->n_kv,
+                    .n_seqs = e->max_seqs,
+                    .positions_max = e->max_len,
+                    .shuffle_seed = o->page_shuffle_seed};
     for (uint32_t i = 0; i < e->g->n_kv; i++) {
         uint64_t pages = group_pages(e, i, want), bytes = pages * e->vt->kv_page_bytes(e->dev, &e->g->kv[i]);
-        if (pages > UINT32_MAX / KV_PAGE_TOKENS) return fl_fail(err, FL_EINVAL, "a cache of %llu positions is too large", (unsigned long long)want);
+        if (pages > UINT32_MAX / KV_PAGE_TOKENS)
+            return fl_fail(err, FL_EINVAL, "a cache of %llu positions is too large", (unsigned long long)want);
         k.window[i] = e->g->kv[i].window;
         k.n_pages[i] = e->kv_pages[i] = (uint32_t)pages;
         fl_status st = e->vt->alloc(e->dev, bytes, &e->kv_span[i], err);
@@ -130,7 +152,8 @@ static fl_status open_slot(fl_engine *e, engine_slot *s, fl_err *err) {
     s->draw = base_calloc(e->max_rows, sizeof *s->draw);
     s->outputs.rows = base_calloc(e->max_rows, sizeof *s->outputs.rows);
     s->outputs.seq_bad = base_calloc(e->max_seqs, 1);
-    bool ok = s->step.pieces && s->token && s->position && s->token_seq && s->seq_begin && s->row_token && s->draw && s->outputs.rows && s->outputs.seq_bad;
+    bool ok = s->step.pieces && s->token && s->position && s->token_seq && s->seq_begin && s->row_token && s->draw &&
+              s->outputs.rows && s->outputs.seq_bad;
     for (uint32_t g = 0; g < e->g->n_kv; g++) {
         s->pages[g] = base_calloc(e->max_seqs, sizeof *s->pages[g]);
         s->tables.pages[g] = s->pages[g];
@@ -189,7 +212,11 @@ fl_status engine_load(fl_engine *e, const fl_engine_options *o, fl_err *err) {
     if (st == FL_OK) st = load_weights(e, err);
     if (st == FL_OK) st = open_cache(e, o, err);
     if (st == FL_OK) st = compile(e, o->opt_level < 0 ? 2 : o->opt_level, err);
-    sched_options s = {.max_seqs = e->max_seqs, .max_tokens = e->max_tokens, .max_rows = e->max_rows, .max_requests = ENGINE_REQUESTS_MAX, .kv = e->kv};
+    sched_options s = {.max_seqs = e->max_seqs,
+                       .max_tokens = e->max_tokens,
+                       .max_rows = e->max_rows,
+                       .max_requests = ENGINE_REQUESTS_MAX,
+                       .kv = e->kv};
     if (st == FL_OK) st = sched_open(&e->sched, &s, err);
     for (uint32_t i = 0; i < e->n_slots && st == FL_OK; i++) st = open_slot(e, &e->slots[i], err);
     e->load_ms = 1e3 * (base_now() - t0);

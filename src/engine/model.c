@@ -51,10 +51,12 @@ static void add_stop(fl_model *m, uint32_t id) {
 
 /* Stop tokens: the file's eos, eot and eom, and the control tokens known to end a turn. */
 static void find_stops(fl_model *m) {
-    static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
+    static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
     uint32_t id, n = m->tok ? tok_n_vocab(m->tok) : 0;
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
-        if (file_gguf_find(m->file, keys[i]) && file_gguf_get_u32(m->file, keys[i], &id, NULL) == FL_OK) add_stop(m, id);
+        if (file_gguf_find(m->file, keys[i]) && file_gguf_get_u32(m->file, keys[i], &id, NULL) == FL_OK)
+            add_stop(m, id);
     for (id = 0; id < n; id++)
         if (tok_is_stop(m->tok, id)) add_stop(m, id);
 }
@@ -62,11 +64,13 @@ static void find_stops(fl_model *m) {
 static void open_template(fl_model *m) {
     file_string s;
     if (!file_gguf_find(m->file, "tokenizer.chat_template")) {
-        m->template_status = fl_fail(&m->template_err, FL_EUNSUPPORTED, "the model has no chat template; use the text as it is (--raw)");
+        m->template_status =
+            fl_fail(&m->template_err, FL_EUNSUPPORTED, "the model has no chat template; use the text as it is (--raw)");
         return;
     }
     m->template_status = file_gguf_get_string(m->file, "tokenizer.chat_template", &s, &m->template_err);
-    if (m->template_status == FL_OK) m->template_status = jinja_open(&m->chat_template, s.data, s.len, &m->template_err);
+    if (m->template_status == FL_OK)
+        m->template_status = jinja_open(&m->chat_template, s.data, s.len, &m->template_err);
     if (m->template_status != FL_OK) fl_wrap(&m->template_err, m->template_status, "the model's chat template");
 }
 
@@ -83,8 +87,10 @@ fl_status fl_model_open(fl_model **out, const char *path, fl_err *err) {
     m->name = copy_string(m->file, "general.name");
     m->license = copy_string(m->file, "general.license");
     m->types = list_types(m->file);
-    for (uint32_t i = 0; i < file_gguf_n_tensors(m->file); i++) m->n_params += (uint64_t)file_gguf_tensor_at(m->file, i)->n_elems;
-    if (!m->name || !m->license || !m->types || m->config_status == FL_ENOMEM || m->tok_status == FL_ENOMEM || m->template_status == FL_ENOMEM) {
+    for (uint32_t i = 0; i < file_gguf_n_tensors(m->file); i++)
+        m->n_params += (uint64_t)file_gguf_tensor_at(m->file, i)->n_elems;
+    if (!m->name || !m->license || !m->types || m->config_status == FL_ENOMEM || m->tok_status == FL_ENOMEM ||
+        m->template_status == FL_ENOMEM) {
         st = fl_fail(err, FL_ENOMEM, "%s: no memory", path);
         goto fail;
     }
@@ -111,14 +117,28 @@ void fl_model_info_init(fl_model_info *info) { *info = (fl_model_info){.size = s
 
 void fl_model_get_info(const fl_model *m, fl_model_info *info) {
     const model_config *c = &m->config;
-    fl_model_info all = {
-        .size = info->size, .architecture = c->arch, .name = m->name, .license = m->license,
-        .tokenizer = m->tok ? (tok_adds_bos(m->tok) ? "adds a start token" : "adds nothing") : "", .weight_types = m->types,
-        .n_params = m->n_params, .file_bytes = file_gguf_bytes(m->file),
-        .n_vocab = c->n_vocab ? c->n_vocab : m->tok ? tok_n_vocab(m->tok) : 0, .n_layers = c->n_layers, .d_model = c->d_model,
-        .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->d_k, .d_ff = c->d_ff, .context_length = c->context_length,
-        .has_tokenizer = m->tok != NULL, .has_chat_template = m->chat_template != NULL, .add_bos = m->tok && tok_adds_bos(m->tok),
-        .n_stop = m->n_stop};
+    fl_model_info all = {.size = info->size,
+                         .architecture = c->arch,
+                         .name = m->name,
+                         .license = m->license,
+                         .tokenizer = m->tok ? (tok_adds_bos(m->tok) ? "adds a start token" : "adds nothing") : "",
+                         .weight_types = m->types,
+                         .n_params = m->n_params,
+                         .file_bytes = file_gguf_bytes(m->file),
+                         .n_vocab = c->n_vocab ? c->n_vocab
+                                    : m->tok   ? tok_n_vocab(m->tok)
+                                               : 0,
+                         .n_layers = c->n_layers,
+                         .d_model = c->d_model,
+                         .n_heads = c->n_heads,
+                         .n_kv_heads = c->n_kv_heads,
+                         .head_dim = c->d_k,
+                         .d_ff = c->d_ff,
+                         .context_length = c->context_length,
+                         .has_tokenizer = m->tok != NULL,
+                         .has_chat_template = m->chat_template != NULL,
+                         .add_bos = m->tok && tok_adds_bos(m->tok),
+                         .n_stop = m->n_stop};
     memcpy(all.stop, m->stop, sizeof all.stop);
     memcpy(info, &all, info->size < sizeof all ? info->size : sizeof all);
 }
@@ -131,13 +151,15 @@ static fl_status need_tok(const fl_model *m, fl_err *err) {
     return m->tok_status;
 }
 
-fl_status fl_tokenize(const fl_model *m, const char *text, size_t n_bytes, unsigned flags, uint32_t **ids, size_t *n_ids, fl_err *err) {
+fl_status fl_tokenize(const fl_model *m, const char *text, size_t n_bytes, unsigned flags, uint32_t **ids,
+                      size_t *n_ids, fl_err *err) {
     *ids = NULL;
     *n_ids = 0;
     fl_status st = need_tok(m, err);
     if (st != FL_OK) return st;
     tok_ids a = {0};
-    unsigned f = (flags & FL_TOKENIZE_ADD_SPECIAL ? TOK_ADD_SPECIAL : 0) | (flags & FL_TOKENIZE_PARSE_SPECIAL ? TOK_PARSE_SPECIAL : 0);
+    unsigned f = (flags & FL_TOKENIZE_ADD_SPECIAL ? TOK_ADD_SPECIAL : 0) |
+                 (flags & FL_TOKENIZE_PARSE_SPECIAL ? TOK_PARSE_SPECIAL : 0);
     st = tok_encode(m->tok, text, n_bytes, f, &a, err);
     if (st != FL_OK) {
         tok_ids_clear(&a);
@@ -148,13 +170,15 @@ fl_status fl_tokenize(const fl_model *m, const char *text, size_t n_bytes, unsig
     return FL_OK;
 }
 
-fl_status fl_detokenize(const fl_model *m, const uint32_t *ids, size_t n_ids, unsigned flags, char **bytes, size_t *n_bytes, fl_err *err) {
+fl_status fl_detokenize(const fl_model *m, const uint32_t *ids, size_t n_ids, unsigned flags, char **bytes,
+                        size_t *n_bytes, fl_err *err) {
     *bytes = NULL;
     *n_bytes = 0;
     fl_status st = need_tok(m, err);
     if (st != FL_OK) return st;
     base_buf b = {0};
-    st = tok_decode(m->tok, ids, n_ids, TOK_RAW | (flags & FL_DETOKENIZE_SKIP_SPECIAL ? TOK_SKIP_SPECIAL : 0u), &b, err);
+    st =
+        tok_decode(m->tok, ids, n_ids, TOK_RAW | (flags & FL_DETOKENIZE_SKIP_SPECIAL ? TOK_SKIP_SPECIAL : 0u), &b, err);
     if (st == FL_OK) {
         *n_bytes = b.len;
         *bytes = base_buf_take(&b);
@@ -177,13 +201,15 @@ static fl_status read_clock(const char *now, jinja_clock *c, fl_err *err) {
         time_t t = time(NULL);
         struct tm local;
         localtime_r(&t, &local);
-        *c = (jinja_clock){local.tm_year + 1900, local.tm_mon + 1, local.tm_mday, local.tm_hour, local.tm_min, local.tm_sec};
+        *c = (jinja_clock){local.tm_year + 1900, local.tm_mon + 1, local.tm_mday,
+                           local.tm_hour,        local.tm_min,     local.tm_sec};
         return FL_OK;
     }
     char rest;
-    int n = sscanf(now, "%4d-%2d-%2dT%2d:%2d:%2d%c", &c->year, &c->month, &c->day, &c->hour, &c->minute, &c->second, &rest);
-    if (n != 6 || c->month < 1 || c->month > 12 || c->day < 1 || c->day > 31 || c->hour < 0 || c->hour > 23 || c->minute < 0 ||
-        c->minute > 59 || c->second < 0 || c->second > 60)
+    int n =
+        sscanf(now, "%4d-%2d-%2dT%2d:%2d:%2d%c", &c->year, &c->month, &c->day, &c->hour, &c->minute, &c->second, &rest);
+    if (n != 6 || c->month < 1 || c->month > 12 || c->day < 1 || c->day > 31 || c->hour < 0 || c->hour > 23 ||
+        c->minute < 0 || c->minute > 59 || c->second < 0 || c->second > 60)
         return fl_fail(err, FL_EINVAL, "a time like 2026-01-31T12:00:00 is wanted, \"%.40s\" was given", now);
     return FL_OK;
 }
@@ -204,14 +230,18 @@ static json_t *token_text(const fl_model *m, uint32_t id) {
 static fl_status read_context(const fl_model *m, const char *json, json_t **out, fl_err *err) {
     json_error_t e;
     json_t *c = json_loads(json, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
-    if (!c) return fl_fail(err, FL_EINVAL, "the template's variables are no valid JSON: %s (line %d, column %d)", e.text, e.line, e.column);
+    if (!c)
+        return fl_fail(err, FL_EINVAL, "the template's variables are no valid JSON: %s (line %d, column %d)", e.text,
+                       e.line, e.column);
     if (!json_is_object(c)) {
         json_decref(c);
         return fl_fail(err, FL_EINVAL, "a JSON object with \"messages\" is wanted");
     }
-    bool ok = set_default(c, "add_generation_prompt", json_true()) && set_default(c, "tools", json_null()) && set_default(c, "documents", json_null());
-    if (ok && m) ok = set_default(c, "bos_token", token_text(m, m->tok ? tok_bos(m->tok) : TOK_NONE)) &&
-                      set_default(c, "eos_token", token_text(m, m->tok ? tok_eos(m->tok) : TOK_NONE));
+    bool ok = set_default(c, "add_generation_prompt", json_true()) && set_default(c, "tools", json_null()) &&
+              set_default(c, "documents", json_null());
+    if (ok && m)
+        ok = set_default(c, "bos_token", token_text(m, m->tok ? tok_bos(m->tok) : TOK_NONE)) &&
+             set_default(c, "eos_token", token_text(m, m->tok ? tok_eos(m->tok) : TOK_NONE));
     if (!ok) {
         json_decref(c);
         return fl_fail(err, FL_ENOMEM, "the template's variables: no memory");
@@ -220,7 +250,8 @@ static fl_status read_context(const fl_model *m, const char *json, json_t **out,
     return FL_OK;
 }
 
-static fl_status render(const fl_model *m, const jinja *j, const char *context_json, const char *now, jinja_output *out, fl_err *err) {
+static fl_status render(const fl_model *m, const jinja *j, const char *context_json, const char *now, jinja_output *out,
+                        fl_err *err) {
     jinja_clock clock;
     json_t *context = NULL;
     fl_status st = read_clock(now, &clock, err);
@@ -245,7 +276,9 @@ fl_status fl_template_render(const fl_model *m, const char *context_json, const 
     tok_ids a = {0};
     fl_status st = render(m, m->chat_template, context_json, now, &out, err);
     if (st == FL_OK && ids) st = need_tok(m, err);
-    if (st == FL_OK && ids) st = tok_encode_ranges(m->tok, out.text.data ? out.text.data : "", out.text.len, out.literal, out.n_literal, 0, &a, err);
+    if (st == FL_OK && ids)
+        st = tok_encode_ranges(m->tok, out.text.data ? out.text.data : "", out.text.len, out.literal, out.n_literal, 0,
+                               &a, err);
     if (st == FL_OK) {
         *n_bytes = out.text.len;
         *text = base_buf_take(&out.text);
@@ -261,8 +294,8 @@ fl_status fl_template_render(const fl_model *m, const char *context_json, const 
     return FL_OK;
 }
 
-fl_status fl_template_render_source(const char *source, size_t n_source, const char *context_json, const char *now, char **text,
-                                    size_t *n_bytes, fl_err *err) {
+fl_status fl_template_render_source(const char *source, size_t n_source, const char *context_json, const char *now,
+                                    char **text, size_t *n_bytes, fl_err *err) {
     *text = NULL;
     *n_bytes = 0;
     jinja *j;

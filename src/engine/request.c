@@ -11,7 +11,8 @@
 #include <sys/random.h>
 
 void fl_request_options_init(fl_request_options *o) {
-    *o = (fl_request_options){.size = sizeof *o, .max_tokens = UINT32_MAX, .top_p = 1, .repetition_penalty = 1, .n_logprobs = -1};
+    *o = (fl_request_options){
+        .size = sizeof *o, .max_tokens = UINT32_MAX, .top_p = 1, .repetition_penalty = 1, .n_logprobs = -1};
 }
 
 void fl_event_init(fl_event *event) { *event = (fl_event){.size = sizeof *event}; }
@@ -20,26 +21,38 @@ void fl_request_stats_init(fl_request_stats *s) { *s = (fl_request_stats){.size 
 /* ---- adding ---- */
 
 static fl_status check_sampling(const fl_request_options *o, fl_err *err) {
-    if (!(o->temperature >= 0 && o->temperature <= 100)) return fl_fail(err, FL_EINVAL, "temperature %g: from 0 to 100 is wanted", (double)o->temperature);
-    if (!(o->top_p > 0 && o->top_p <= 1)) return fl_fail(err, FL_EINVAL, "top_p %g: more than 0, at most 1 is wanted", (double)o->top_p);
-    if (!(o->min_p >= 0 && o->min_p <= 1)) return fl_fail(err, FL_EINVAL, "min_p %g: from 0 to 1 is wanted", (double)o->min_p);
+    if (!(o->temperature >= 0 && o->temperature <= 100))
+        return fl_fail(err, FL_EINVAL, "temperature %g: from 0 to 100 is wanted", (double)o->temperature);
+    if (!(o->top_p > 0 && o->top_p <= 1))
+        return fl_fail(err, FL_EINVAL, "top_p %g: more than 0, at most 1 is wanted", (double)o->top_p);
+    if (!(o->min_p >= 0 && o->min_p <= 1))
+        return fl_fail(err, FL_EINVAL, "min_p %g: from 0 to 1 is wanted", (double)o->min_p);
     if (!(o->repetition_penalty > 0 && o->repetition_penalty <= 100))
-        return fl_fail(err, FL_EINVAL, "repetition_penalty %g: more than 0, at most 100 is wanted", (double)o->repetition_penalty);
+        return fl_fail(err, FL_EINVAL, "repetition_penalty %g: more than 0, at most 100 is wanted",
+                       (double)o->repetition_penalty);
     if (!(fabsf(o->presence_penalty) <= 100) || !(fabsf(o->frequency_penalty) <= 100))
-        return fl_fail(err, FL_EINVAL, "presence_penalty %g, frequency_penalty %g: from -100 to 100 is wanted", (double)o->presence_penalty, (double)o->frequency_penalty);
-    if (o->n_logprobs > SAMPLE_TOP_MAX) return fl_fail(err, FL_EINVAL, "n_logprobs %d: at most %d is possible", o->n_logprobs, SAMPLE_TOP_MAX);
+        return fl_fail(err, FL_EINVAL, "presence_penalty %g, frequency_penalty %g: from -100 to 100 is wanted",
+                       (double)o->presence_penalty, (double)o->frequency_penalty);
+    if (o->n_logprobs > SAMPLE_TOP_MAX)
+        return fl_fail(err, FL_EINVAL, "n_logprobs %d: at most %d is possible", o->n_logprobs, SAMPLE_TOP_MAX);
     return FL_OK;
 }
 
 static fl_status check_prompt(const fl_engine *e, const fl_request_options *o, fl_err *err) {
-    if (o->n_prompt == 0 || !o->prompt) return fl_fail(err, FL_EINVAL, "the prompt is empty; at least one token is wanted");
+    if (o->n_prompt == 0 || !o->prompt)
+        return fl_fail(err, FL_EINVAL, "the prompt is empty; at least one token is wanted");
     if (o->n_prompt > e->max_len)
-        return fl_fail(err, FL_EINVAL, "the prompt has %zu tokens, the context holds %u; shorten it or raise --max-model-len", o->n_prompt, e->max_len);
+        return fl_fail(err, FL_EINVAL,
+                       "the prompt has %zu tokens, the context holds %u; shorten it or raise --max-model-len",
+                       o->n_prompt, e->max_len);
     if (o->n_prompt == e->max_len && o->max_tokens > 0)
-        return fl_fail(err, FL_EINVAL, "the prompt has %zu tokens and fills the context of %u; there is no room for an answer", o->n_prompt, e->max_len);
+        return fl_fail(err, FL_EINVAL,
+                       "the prompt has %zu tokens and fills the context of %u; there is no room for an answer",
+                       o->n_prompt, e->max_len);
     for (size_t i = 0; i < o->n_prompt; i++)
         if (o->prompt[i] >= e->g->n_vocab)
-            return fl_fail(err, FL_EINVAL, "token %u at position %zu of the prompt: the vocabulary ends at %u", o->prompt[i], i, e->g->n_vocab - 1);
+            return fl_fail(err, FL_EINVAL, "token %u at position %zu of the prompt: the vocabulary ends at %u",
+                           o->prompt[i], i, e->g->n_vocab - 1);
     if (o->max_tokens == 0 && !o->prompt_logprobs && o->n_logprobs < 0 && !o->on_logits)
         return fl_fail(err, FL_EINVAL, "max_tokens 0 is for scoring: ask for logprobs or logits as well");
     return check_sampling(o, err);
@@ -49,14 +62,16 @@ static fl_status check_room(const fl_engine *e, const fl_request *r, fl_err *err
     uint32_t positions = r->n_prompt + (r->max_draws ? r->max_draws - 1 : 0);
     for (uint32_t g = 0; g < e->g->n_kv; g++)
         if (kv_cache_pages_needed(e->g->kv[g].window, positions, e->max_tokens) > e->kv_pages[g])
-            return fl_fail(err, FL_EINVAL, "the request may need %u positions, the cache holds %u; ask for fewer tokens or more cache", positions,
-                           e->kv_pages[g] * KV_PAGE_TOKENS);
+            return fl_fail(err, FL_EINVAL,
+                           "the request may need %u positions, the cache holds %u; ask for fewer tokens or more cache",
+                           positions, e->kv_pages[g] * KV_PAGE_TOKENS);
     return FL_OK;
 }
 
 static fl_status copy_stops(fl_request *r, const fl_request_options *o, fl_err *err) {
     if (o->n_stop > 64) return fl_fail(err, FL_EINVAL, "%zu stop texts were given, at most 64 are possible", o->n_stop);
-    if (o->n_stop && !r->has_text) return fl_fail(err, FL_EUNSUPPORTED, "stop texts need a tokenizer, this model has none");
+    if (o->n_stop && !r->has_text)
+        return fl_fail(err, FL_EUNSUPPORTED, "stop texts need a tokenizer, this model has none");
     r->stop = base_calloc(o->n_stop + 1, sizeof *r->stop);
     if (!r->stop) return fl_fail(err, FL_ENOMEM, "a request: no memory");
     for (; r->n_stop < o->n_stop; r->n_stop++) {
@@ -98,7 +113,8 @@ static fl_status open_arrays(fl_request *r, const fl_request_options *o, fl_err 
         r->last_top = base_calloc(r->n_top, sizeof *r->last_top);
         ok = ok && r->top && r->last_top;
     }
-    if (r->n_top && r->score_prompt) ok = ok && (r->prompt_top = base_calloc((size_t)r->n_prompt * r->n_top, sizeof *r->prompt_top)) != NULL;
+    if (r->n_top && r->score_prompt)
+        ok = ok && (r->prompt_top = base_calloc((size_t)r->n_prompt * r->n_top, sizeof *r->prompt_top)) != NULL;
     if (!ok) return fl_fail(err, FL_ENOMEM, "a request of %u + %u tokens: no memory", r->n_prompt, r->max_draws);
     memcpy(r->tokens, o->prompt, r->n_prompt * sizeof *r->tokens);
     if (r->prompt_logprobs) r->prompt_logprobs[0] = NAN;
@@ -128,9 +144,16 @@ static void set_params(fl_request *r, const fl_request_options *o) {
     r->chunk = o->prefill_chunk;
     r->on_logits = o->on_logits;
     r->user = o->user;
-    r->params = (sample_params){.temperature = o->temperature, .top_p = o->top_p, .min_p = o->min_p, .top_k = o->top_k,
-                                .repetition_penalty = o->repetition_penalty, .frequency_penalty = o->frequency_penalty,
-                                .presence_penalty = o->presence_penalty, .seed = o->seed, .target = SAMPLE_NO_TARGET, .n_top = r->n_top,
+    r->params = (sample_params){.temperature = o->temperature,
+                                .top_p = o->top_p,
+                                .min_p = o->min_p,
+                                .top_k = o->top_k,
+                                .repetition_penalty = o->repetition_penalty,
+                                .frequency_penalty = o->frequency_penalty,
+                                .presence_penalty = o->presence_penalty,
+                                .seed = o->seed,
+                                .target = SAMPLE_NO_TARGET,
+                                .n_top = r->n_top,
                                 .logprobs = r->any_logprobs};
     if (!o->has_seed && getrandom(&r->params.seed, sizeof r->params.seed, 0) != (ssize_t)sizeof r->params.seed)
         r->params.seed = (uint64_t)(base_now() * 1e9);
@@ -202,7 +225,8 @@ fl_status fl_request_add(fl_request **out, fl_engine *e, const fl_request_option
 /* ---- told by the step loop ---- */
 
 static void copy_top(fl_top *to, const sample_result *row, uint32_t n_top) {
-    for (uint32_t i = 0; i < n_top; i++) to[i] = i < row->n_top ? (fl_top){row->top[i].id, row->top[i].logprob} : (fl_top){0, -INFINITY};
+    for (uint32_t i = 0; i < n_top; i++)
+        to[i] = i < row->n_top ? (fl_top){row->top[i].id, row->top[i].logprob} : (fl_top){0, -INFINITY};
 }
 
 void engine_request_started(fl_request *r) {
@@ -299,7 +323,8 @@ static size_t find_stop(const fl_request *r, const char *text, size_t n) {
 /* Adds what the token completes to the text; the event shows what cannot begin a stop text. */
 static fl_status add_text(fl_request *r, uint32_t token, bool last, fl_event *event, fl_err *err) {
     fl_status st = FL_OK;
-    if (r->has_text) st = last ? tok_stream_finish(&r->stream, &r->text, err) : tok_stream_push(&r->stream, token, &r->text, err);
+    if (r->has_text)
+        st = last ? tok_stream_finish(&r->stream, &r->text, err) : tok_stream_push(&r->stream, token, &r->text, err);
     if (st != FL_OK) return st;
     size_t n = r->text.len, stop = r->n_stop ? find_stop(r, r->text.data, n) : n;
     if (stop < n) {
@@ -324,7 +349,7 @@ static fl_status take_end(fl_request *r, fl_finish finish, fl_event *event, fl_e
     event->kind = FL_EVENT_DONE;
     if (r->told == FL_FINISH_NONE) {
         if (finish != FL_FINISH_ERROR) st = add_text(r, 0, true, event, err);
-        if (r->told == FL_FINISH_NONE) r->told = finish;    /* the held back text did not end in a stop text */
+        if (r->told == FL_FINISH_NONE) r->told = finish; /* the held back text did not end in a stop text */
     }
     event->finish = r->told;
     if (r->max_draws == 0 && r->told == FL_FINISH_LENGTH) {
@@ -381,7 +406,7 @@ static bool wait_or_step(fl_request *r, double deadline) {
     if (!threaded) {
         engine_lock_for_step(e);
         fl_status st = engine_step(e, &busy, NULL);
-        (void)st;   /* a failed step has failed its requests */
+        (void)st; /* a failed step has failed its requests */
         base_mutex_unlock(&e->step_lock);
         return true;
     }
@@ -451,12 +476,17 @@ void fl_request_close(fl_request *r) {
 }
 
 void fl_request_get_stats(const fl_request *r, fl_request_stats *s) {
-    fl_request *w = (fl_request *)(uintptr_t)r;    /* the lock is not part of what the caller sees as constant */
+    fl_request *w = (fl_request *)(uintptr_t)r; /* the lock is not part of what the caller sees as constant */
     base_mutex_lock(&w->lock);
     double started = r->t_started > 0 ? r->t_started : r->t_added, first = r->t_first > 0 ? r->t_first : started;
-    uint32_t n_output = r->told == FL_FINISH_NONE ? r->n_drawn : r->next_token;    /* what was drawn behind a stop text does not count */
-    fl_request_stats all = {.size = s->size, .seed = r->params.seed, .n_prompt = r->n_prompt, .n_output = n_output,
-                            .queue_ms = 1e3 * (started - r->t_added), .prefill_ms = 1e3 * (first - started),
+    uint32_t n_output =
+        r->told == FL_FINISH_NONE ? r->n_drawn : r->next_token; /* what was drawn behind a stop text does not count */
+    fl_request_stats all = {.size = s->size,
+                            .seed = r->params.seed,
+                            .n_prompt = r->n_prompt,
+                            .n_output = n_output,
+                            .queue_ms = 1e3 * (started - r->t_added),
+                            .prefill_ms = 1e3 * (first - started),
                             .decode_ms = r->t_done > first ? 1e3 * (r->t_done - first) : 0};
     base_mutex_unlock(&w->lock);
     memcpy(s, &all, s->size < sizeof all ? s->size : sizeof all);

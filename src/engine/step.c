@@ -29,8 +29,11 @@ static void take_arrived(fl_engine *e) {
     base_mutex_lock(&e->queue_lock);
     while (e->arrived) {
         fl_request *r = e->arrived;
-        sched_request s = {.n_prompt = r->n_prompt, .max_draws = r->max_draws, .score_prompt = r->score_prompt,
-                           .needs_history = sample_needs_history(&r->params), .chunk = r->chunk};
+        sched_request s = {.n_prompt = r->n_prompt,
+                           .max_draws = r->max_draws,
+                           .score_prompt = r->score_prompt,
+                           .needs_history = sample_needs_history(&r->params),
+                           .chunk = r->chunk};
         if (!sched_add(e->sched, &s, &r->handle)) break;
         e->arrived = r->next;
         if (!e->arrived) e->arrived_end = &e->arrived;
@@ -115,7 +118,9 @@ static void finish_piece(fl_engine *e, engine_slot *s, uint32_t i, uint32_t firs
     if (!r || r->finish != FL_FINISH_NONE) return;
     fl_err bad;
     if (!failure && s->outputs.seq_bad[i]) {
-        fl_fail(&bad, FL_EFORMAT, "the model computed numbers that are not finite at position %u; its weights may be damaged", p->first + p->n_tokens - 1);
+        fl_fail(&bad, FL_EFORMAT,
+                "the model computed numbers that are not finite at position %u; its weights may be damaged",
+                p->first + p->n_tokens - 1);
         failure = &bad;
     }
     if (failure) {
@@ -126,10 +131,14 @@ static void finish_piece(fl_engine *e, engine_slot *s, uint32_t i, uint32_t firs
     for (uint32_t k = 0; k < p->n_rows; k++) {
         uint32_t row = first_row + k, pos = p->first + p->n_tokens - p->n_rows + k;
         if (r->on_logits) r->on_logits(r->user, pos, s->logits + (size_t)row * e->g->n_vocab, e->g->n_vocab);
-        if (pos + 1 < r->n_prompt || r->max_draws == 0) engine_request_scored(r, pos, &s->outputs.rows[row]);
-        else goes_on = engine_request_drawn(r, &s->outputs.rows[row]);
+        if (pos + 1 < r->n_prompt || r->max_draws == 0)
+            engine_request_scored(r, pos, &s->outputs.rows[row]);
+        else
+            goes_on = engine_request_drawn(r, &s->outputs.rows[row]);
     }
-    uint32_t prompt = p->first >= r->n_prompt ? 0 : p->first + p->n_tokens > r->n_prompt ? r->n_prompt - p->first : p->n_tokens;
+    uint32_t prompt = p->first >= r->n_prompt                ? 0
+                      : p->first + p->n_tokens > r->n_prompt ? r->n_prompt - p->first
+                                                             : p->n_tokens;
     atomic_fetch_add(&e->n_prompt_tokens, prompt);
     if (p->draws) atomic_fetch_add(&e->n_output_tokens, 1);
     bool scored = r->max_draws == 0 && p->first + p->n_tokens == r->n_prompt;
@@ -162,7 +171,8 @@ fl_status engine_step(fl_engine *e, bool *busy, fl_err *err) {
     fl_status st = FL_OK;
     take_arrived(e);
     end_canceled(e);
-    while (e->n_in_flight < e->n_slots && launch(e)) {}
+    while (e->n_in_flight < e->n_slots && launch(e)) {
+    }
     if (e->n_in_flight) st = finish(e, err);
 #ifdef FL_DEBUG
     sched_check(e->sched);
@@ -176,6 +186,6 @@ fl_status engine_step(fl_engine *e, bool *busy, fl_err *err) {
 
 void engine_drain(fl_engine *e) {
     while (e->n_in_flight) {
-        if (finish(e, NULL) != FL_OK) continue;   /* its requests have the error */
+        if (finish(e, NULL) != FL_OK) continue; /* its requests have the error */
     }
 }

@@ -9,7 +9,8 @@ static fl_status read_texts(const file_gguf *f, const char *key, tok_text **out,
     const file_gguf_value *v;
     fl_status st = file_gguf_get_strings(f, key, &v, err);
     if (st != FL_OK) return st;
-    if (v->count > TOK_VOCAB_MAX) return fl_fail(err, FL_EFORMAT, "%s has %llu entries", key, (unsigned long long)v->count);
+    if (v->count > TOK_VOCAB_MAX)
+        return fl_fail(err, FL_EFORMAT, "%s has %llu entries", key, (unsigned long long)v->count);
     *n = (uint32_t)v->count;
     *out = base_calloc(*n + 1, sizeof **out);
     if (!*out) return fl_fail(err, FL_ENOMEM, "%s: no memory", key);
@@ -24,7 +25,8 @@ static fl_status read_scores(const file_gguf *f, float **out, uint32_t *n, fl_er
     if (!file_gguf_find(f, "tokenizer.ggml.scores")) return FL_OK;
     fl_status st = file_gguf_get_floats(f, "tokenizer.ggml.scores", &v, err);
     if (st != FL_OK) return st;
-    if (v->count > TOK_VOCAB_MAX) return fl_fail(err, FL_EFORMAT, "tokenizer.ggml.scores has %llu entries", (unsigned long long)v->count);
+    if (v->count > TOK_VOCAB_MAX)
+        return fl_fail(err, FL_EFORMAT, "tokenizer.ggml.scores has %llu entries", (unsigned long long)v->count);
     *n = (uint32_t)v->count;
     *out = base_calloc(*n + 1, sizeof **out);
     if (!*out) return fl_fail(err, FL_ENOMEM, "tokenizer.ggml.scores: no memory");
@@ -37,13 +39,14 @@ static fl_status read_types(const file_gguf *f, int32_t **out, uint32_t *n, fl_e
     if (!file_gguf_find(f, "tokenizer.ggml.token_type")) return FL_OK;
     fl_status st = file_gguf_get_ints(f, "tokenizer.ggml.token_type", &v, err);
     if (st != FL_OK) return st;
-    if (v->count > TOK_VOCAB_MAX) return fl_fail(err, FL_EFORMAT, "tokenizer.ggml.token_type has %llu entries", (unsigned long long)v->count);
+    if (v->count > TOK_VOCAB_MAX)
+        return fl_fail(err, FL_EFORMAT, "tokenizer.ggml.token_type has %llu entries", (unsigned long long)v->count);
     *n = (uint32_t)v->count;
     *out = base_calloc(*n + 1, sizeof **out);
     if (!*out) return fl_fail(err, FL_ENOMEM, "tokenizer.ggml.token_type: no memory");
     for (uint32_t i = 0; i < *n; i++) {
         int64_t type = file_gguf_int_at(v, i);
-        (*out)[i] = type < 0 || type > 255 ? 0 : (int32_t)type;    /* 0 is no type: tok refuses it by name */
+        (*out)[i] = type < 0 || type > 255 ? 0 : (int32_t)type; /* 0 is no type: tok refuses it by name */
     }
     return FL_OK;
 }
@@ -56,7 +59,7 @@ static fl_status read_id(const file_gguf *f, const char *key, int64_t *out, fl_e
 }
 
 static fl_status read_flags(const file_gguf *f, tok_source *s, fl_err *err) {
-    bool spm = s->model[0] == 'l';     /* SentencePiece models start texts with bos and a blank unless the file says else */
+    bool spm = s->model[0] == 'l'; /* SentencePiece models start texts with bos and a blank unless the file says else */
     fl_status st = file_gguf_get_bool_or(f, "tokenizer.ggml.add_bos_token", spm, &s->add_bos, err);
     if (st == FL_OK) st = file_gguf_get_bool_or(f, "tokenizer.ggml.add_eos_token", false, &s->add_eos, err);
     if (st == FL_OK) st = file_gguf_get_bool_or(f, "tokenizer.ggml.add_space_prefix", spm, &s->add_space_prefix, err);
@@ -71,9 +74,11 @@ fl_status engine_open_tok(tok **out, const file_gguf *f, fl_err *err) {
     *out = NULL;
     file_string name, pre = {"default", 7};
     char model[64], splitter[64];
-    if (!file_gguf_find(f, "tokenizer.ggml.model")) return fl_fail(err, FL_EUNSUPPORTED, "the file has no tokenizer; give token ids");
+    if (!file_gguf_find(f, "tokenizer.ggml.model"))
+        return fl_fail(err, FL_EUNSUPPORTED, "the file has no tokenizer; give token ids");
     fl_status st = file_gguf_get_string(f, "tokenizer.ggml.model", &name, err);
-    if (st == FL_OK && file_gguf_find(f, "tokenizer.ggml.pre")) st = file_gguf_get_string(f, "tokenizer.ggml.pre", &pre, err);
+    if (st == FL_OK && file_gguf_find(f, "tokenizer.ggml.pre"))
+        st = file_gguf_get_string(f, "tokenizer.ggml.pre", &pre, err);
     if (st != FL_OK) return st;
     (void)snprintf(model, sizeof model, "%.*s", (int)(name.len < 63 ? name.len : 63), name.data);
     (void)snprintf(splitter, sizeof splitter, "%.*s", (int)(pre.len < 63 ? pre.len : 63), pre.data);
@@ -82,7 +87,8 @@ fl_status engine_open_tok(tok **out, const file_gguf *f, fl_err *err) {
     float *scores = NULL;
     int32_t *types = NULL;
     st = read_texts(f, "tokenizer.ggml.tokens", &texts, &s.n_vocab, err);
-    if (st == FL_OK && file_gguf_find(f, "tokenizer.ggml.merges")) st = read_texts(f, "tokenizer.ggml.merges", &merges, &s.n_merges, err);
+    if (st == FL_OK && file_gguf_find(f, "tokenizer.ggml.merges"))
+        st = read_texts(f, "tokenizer.ggml.merges", &merges, &s.n_merges, err);
     if (st == FL_OK) st = read_scores(f, &scores, &s.n_scores, err);
     if (st == FL_OK) st = read_types(f, &types, &s.n_types, err);
     if (st == FL_OK) st = read_flags(f, &s, err);
