@@ -44,6 +44,7 @@ static void cpu_close(dev *dd) {
     cpu_dev *d = (cpu_dev *)dd;
     if (!d) return;
     cpu_pool_close(d->pool);
+    cpu_weight_free_slabs(d);
     base_free(d);
 }
 

@@ -13,6 +13,7 @@ typedef struct {
     uint32_t n_sets;
     bool kv_f32;
     dev_ticket ticket;
+    struct cpu_slab *slabs; /* memory of packed weights, newest first; freed when the device is closed */
 } cpu_dev;
 
 struct dev_weight {
@@ -86,6 +87,7 @@ fl_status cpu_weight_write(dev *d, dev_weight *w, uint32_t row, uint32_t n_rows,
 fl_status cpu_weight_adopt(dev *d, dev_weight *w, const void *rows, fl_err *err);
 void cpu_weight_close(dev *d, dev_weight *w);
 size_t cpu_weight_size(const dev_weight *w);
+void cpu_weight_free_slabs(cpu_dev *d);
 
 /* program.c */
 fl_status cpu_program_compile(dev *d, graph_plan *plan, dev_weight *const *weights, const dev_span *kv,

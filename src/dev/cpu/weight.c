@@ -8,7 +8,41 @@
 
 #include <string.h>
 
-enum { PACK_ROWS = 64 }; /* unit in which packing is shared out to the team; a multiple of CPU_TILE_ROWS */
+enum {
+    PACK_ROWS = 64, /* unit in which packing is shared out to the team; a multiple of CPU_TILE_ROWS */
+    SLAB_BYTES = 32 << 20,
+};
+
+/* Packed weights lie one behind the other, in the order of the step, in slabs of huge pages: fewer page faults while
+ * loading, fewer misses of the translation cache while streaming. They live as long as the device. */
+typedef struct cpu_slab {
+    struct cpu_slab *next;
+    size_t used, cap;
+    _Alignas(64) uint8_t data[];
+} cpu_slab;
+
+static uint8_t *slab_alloc(cpu_dev *d, size_t bytes) {
+    bytes = (bytes + 63) & ~(size_t)63;
+    cpu_slab *s = d->slabs;
+    if (!s || bytes > s->cap - s->used) {
+        size_t cap = bytes > SLAB_BYTES ? bytes : SLAB_BYTES;
+        s = base_alloc_aligned(sizeof *s + cap);
+        if (!s) return NULL;
+        s->cap = cap;
+        s->next = d->slabs;
+        d->slabs = s;
+    }
+    s->used += bytes;
+    return s->data + s->used - bytes;
+}
+
+void cpu_weight_free_slabs(cpu_dev *d) {
+    while (d->slabs) {
+        cpu_slab *next = d->slabs->next;
+        base_free(d->slabs);
+        d->slabs = next;
+    }
+}
 
 static fl_status open_packed(cpu_dev *d, dev_weight *w, fl_err *err) {
     for (uint32_t i = 0; i < d->n_sets; i++) {
@@ -21,7 +55,7 @@ static fl_status open_packed(cpu_dev *d, dev_weight *w, fl_err *err) {
                                  .k = w->desc.k,
                                  .n_tiles = (w->desc.n + CPU_TILE_ROWS - 1) / CPU_TILE_ROWS,
                                  .tile_bytes = bytes};
-        w->packed.data = base_alloc_aligned(w->packed.n_tiles * bytes);
+        w->packed.data = slab_alloc(d, w->packed.n_tiles * bytes);
         if (!w->packed.data)
             return fl_fail(err, FL_ENOMEM, "weight %s needs %zu bytes; no memory", w->desc.name,
                            w->packed.n_tiles * bytes);
@@ -65,7 +99,6 @@ fl_status cpu_weight_open(dev *dd, const dev_weight_desc *desc, dev_weight **out
 void cpu_weight_close(dev *d, dev_weight *w) {
     (void)d;
     if (!w) return;
-    base_free(w->packed.data);
     base_free(w->vector);
     base_free(w->own_rows);
     base_free(w->name);
