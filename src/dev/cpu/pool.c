@@ -4,6 +4,8 @@
 #include "base/mem.h"
 #include "base/thread.h"
 
+#include <sched.h>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -29,6 +31,8 @@ struct cpu_pool {
     uint32_t n_threads, n_started;
     uint32_t spin_rounds;
     bool quit;
+    bool pinned;   /* as many threads as CPUs: thread i runs on cpus[i] */
+    size_t cpus[CPU_THREADS_MAX];
     void (*fn)(void *arg, uint32_t thread, uint32_t n_threads);
     void *arg;
     member members[CPU_THREADS_MAX];
@@ -82,9 +86,28 @@ void cpu_pool_barrier(cpu_pool *p) {
     }
 }
 
+/* Which CPUs the team runs on, when it has one thread for each. A smaller team is left to the system, or two of them would
+ * meet on the first CPUs while the others idle. */
+static void choose_cpus(cpu_pool *p) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0 || (uint32_t)CPU_COUNT(&set) != p->n_threads || p->n_threads == 1) return;
+    for (uint32_t cpu = 0, i = 0; cpu < CPU_SETSIZE && i < p->n_threads; cpu++)
+        if (CPU_ISSET(cpu, &set)) p->cpus[i++] = cpu;
+    p->pinned = true;
+}
+
+/* Moves the calling thread to the CPU of thread i; only a matter of speed, so a refusal is no error. */
+static void pin(const cpu_pool *p, uint32_t i) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(p->cpus[i], &set);
+    (void)sched_setaffinity(0, sizeof set, &set);
+}
+
 static void *worker(void *arg) {
     member *m = arg;
     cpu_pool *p = m->pool;
+    if (p->pinned) pin(p, m->index);
     (void)fp_enter();
     for (unsigned seen = 0;; seen++) {
         wait_for_change(&p->job.word, seen, &p->job_sleepers, p->spin_rounds);
@@ -95,6 +118,9 @@ static void *worker(void *arg) {
 }
 
 void cpu_pool_run(cpu_pool *p, void (*fn)(void *, uint32_t, uint32_t), void *arg) {
+    cpu_set_t callers;
+    bool pinned = p->pinned && sched_getaffinity(0, sizeof callers, &callers) == 0;
+    if (pinned) pin(p, 0);
     unsigned old = fp_enter();
     p->fn = fn;
     p->arg = arg;
@@ -102,6 +128,7 @@ void cpu_pool_run(cpu_pool *p, void (*fn)(void *, uint32_t, uint32_t), void *arg
     fn(arg, 0, p->n_threads);
     cpu_pool_barrier(p);
     fp_leave(old);
+    if (pinned) (void)sched_setaffinity(0, sizeof callers, &callers);
 }
 
 uint32_t cpu_pool_threads(const cpu_pool *p) { return p->n_threads; }
@@ -117,6 +144,7 @@ fl_status cpu_pool_open(cpu_pool **out, uint32_t n_threads, fl_err *err) {
     cpu_pool *p = base_alloc_aligned(sizeof *p);
     if (!p) return fl_fail(err, FL_ENOMEM, "a pool of %u threads: no memory", n_threads);
     p->n_threads = n_threads;
+    choose_cpus(p);
     p->spin_rounds = n_threads <= cpus ? SPIN_ROUNDS : 0;
     for (p->n_started = 1; p->n_started < n_threads; p->n_started++) {
         member *m = &p->members[p->n_started];

@@ -5,6 +5,9 @@
  * sleeps on a futex; when there are more threads than CPUs it sleeps at once, since
  * spinning would only keep the others from running.
  *
+ * A team with a thread for each CPU is pinned, the caller only while it runs. Two such teams then share each CPU
+ * evenly instead of waiting for one another's wandering threads (docs/PERF.md).
+ *
  * Every computing thread, the caller's included, runs with FTZ, DAZ and round-to-nearest
  * (docs/numerics.md); the caller's state is restored afterwards.
  *
