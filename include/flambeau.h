@@ -116,10 +116,9 @@ typedef struct {
     uint32_t max_num_seqs;           /* requests that run at once; 0: 8 */
     uint32_t max_num_batched_tokens; /* tokens of one step; 0: 512 */
     uint32_t max_logit_rows;         /* logit rows of one step; 0: max_num_seqs */
-    uint64_t
-        kv_cache_tokens; /* cache room; 0: for one request of max_model_len, or a short one for each of max_num_seqs */
-    uint32_t steps_in_flight;   /* 0: what suits the device */
-    int opt_level;              /* 0: every op by itself, 1 and more: grouped; -1: the default, 2 */
+    uint64_t kv_cache_tokens; /* cache room; 0: for max_num_seqs requests of max_model_len, at most a third of memory */
+    uint32_t steps_in_flight; /* 0: what suits the device */
+    int opt_level;            /* 0: every op by itself, 1 and more: grouped; -1: the default, 2 */
     uint64_t page_shuffle_seed; /* not 0: cache pages are given out in a random order (tests) */
 } fl_engine_options;
 

@@ -31,7 +31,7 @@ enum {
     CMD_RM = 1 << 9,
 };
 
-enum { CMD_ARGS_MAX = 2, CMD_STOP_MAX = 16, CMD_THREADS_MAX = 1024 };
+enum { CMD_ARGS_MAX = 2, CMD_STOP_MAX = 16, CMD_THREADS_MAX = 512 };
 
 typedef struct {
     const char *args[CMD_ARGS_MAX]; /* what is not an option: MODEL, PROMPT ... */

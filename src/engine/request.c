@@ -27,8 +27,8 @@ static fl_status check_sampling(const fl_request_options *o, fl_err *err) {
         return fl_fail(err, FL_EINVAL, "top_p %g: more than 0, at most 1 is wanted", (double)o->top_p);
     if (!(o->min_p >= 0 && o->min_p <= 1))
         return fl_fail(err, FL_EINVAL, "min_p %g: from 0 to 1 is wanted", (double)o->min_p);
-    if (!(o->repetition_penalty > 0 && o->repetition_penalty <= 100))
-        return fl_fail(err, FL_EINVAL, "repetition_penalty %g: more than 0, at most 100 is wanted",
+    if (!(o->repetition_penalty >= 0.01f && o->repetition_penalty <= 100))
+        return fl_fail(err, FL_EINVAL, "repetition_penalty %g: from 0.01 to 100 is wanted",
                        (double)o->repetition_penalty);
     if (!(fabsf(o->presence_penalty) <= 100) || !(fabsf(o->frequency_penalty) <= 100))
         return fl_fail(err, FL_EINVAL, "presence_penalty %g, frequency_penalty %g: from -100 to 100 is wanted",

@@ -57,7 +57,7 @@ class Options(Case):
 
     def test_threads(self):
         for n in ("0", "10000", "-1"):
-            self.refused(2, ["-t wants a number from 1 to 1024", n], "run", "m.gguf", "hi", "-t", n)
+            self.refused(2, ["-t wants a number from 1 to 512", n], "run", "m.gguf", "hi", "-t", n)
         self.refused(2, "--threads wants", "score", "m.gguf", "--text", "hi", "--threads", "0")
 
     def test_arguments(self):
