@@ -87,7 +87,10 @@ class Signals(Case):
 class Chat(Case):
     def talk(self, script, *args):
         """Plays a script of (wait for these bytes, then send those, or sleep) on a terminal; what was shown, the exit code."""
-        master, slave = pty.openpty()
+        try:
+            master, slave = pty.openpty()
+        except OSError as e:
+            self.skipTest(f"no terminal to be had: {e}")
         env = {**os.environ, "TERM": "dumb"}
         p = subprocess.Popen(command("run", *args), stdin=slave, stdout=slave, stderr=slave, env=env,
                              start_new_session=True, preexec_fn=lambda: __import__("fcntl").ioctl(0, 0x540E, 0))

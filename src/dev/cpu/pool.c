@@ -31,7 +31,7 @@ struct cpu_pool {
     uint32_t n_threads, n_started;
     uint32_t spin_rounds;
     bool quit;
-    bool pinned;   /* as many threads as CPUs: thread i runs on cpus[i] */
+    bool pinned; /* as many threads as CPUs: thread i runs on cpus[i] */
     size_t cpus[CPU_THREADS_MAX];
     void (*fn)(void *arg, uint32_t thread, uint32_t n_threads);
     void *arg;
@@ -90,7 +90,8 @@ void cpu_pool_barrier(cpu_pool *p) {
  * meet on the first CPUs while the others idle. */
 static void choose_cpus(cpu_pool *p) {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0 || (uint32_t)CPU_COUNT(&set) != p->n_threads || p->n_threads == 1) return;
+    if (sched_getaffinity(0, sizeof set, &set) != 0 || (uint32_t)CPU_COUNT(&set) != p->n_threads || p->n_threads == 1)
+        return;
     for (uint32_t cpu = 0, i = 0; cpu < CPU_SETSIZE && i < p->n_threads; cpu++)
         if (CPU_ISSET(cpu, &set)) p->cpus[i++] = cpu;
     p->pinned = true;
