@@ -217,9 +217,6 @@ const avx2_form *avx2_form_find(dtype type) {
         case DTYPE_Q8_0: return &q8_0;
         case DTYPE_Q4_K: return &q4_k;
         case DTYPE_Q6_K: return &q6_k;
-        case DTYPE_F32:
-        case DTYPE_F16:
-        case DTYPE_BF16: break;
+        default: return NULL;
     }
-    return NULL;
 }
