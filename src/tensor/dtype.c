@@ -185,13 +185,15 @@ static void decode_nvfp4(const void *blocks, float *out, int64_t n) {
 
 /* From the integer form: dw * scale is exact, and so is its product with a code except in types whose figures together
  * exceed 24 bits; then that rounds, once. */
-static void decode_groups(dtype_group_get *get, uint32_t elems, uint32_t bytes, const uint8_t *b, float *out, int64_t n) {
+static void decode_groups(dtype_group_get *get, uint32_t elems, uint32_t bytes, const uint8_t *b, float *out,
+                          int64_t n) {
     dtype_group g;
     for (int64_t at = 0; at < n; at += elems, b += bytes)
         for (uint32_t t = 0; t < elems / DTYPE_GROUP; t++) {
             get(b, t, &g);
             for (uint32_t i = 0; i < DTYPE_GROUP; i++)
-                out[at + t * DTYPE_GROUP + i] = (g.dw * (float)g.scale[i / 16]) * (float)g.code[i] + g.m * (float)g.min[i / 16];
+                out[at + t * DTYPE_GROUP + i] =
+                    (g.dw * (float)g.scale[i / 16]) * (float)g.code[i] + g.m * (float)g.min[i / 16];
         }
 }
 

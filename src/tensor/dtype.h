@@ -59,7 +59,7 @@ typedef struct {
     uint32_t block_bytes;
     bool quantized;                                            /* a GGUF block type: the q8 profile is its default */
     void (*decode)(const void *blocks, float *out, int64_t n); /* n a multiple of block_elems */
-    bool has_min; /* its groups have a minimum m */
+    bool has_min;                                              /* its groups have a minimum m */
     /* Group t of one block (32 t < block_elems). NULL for plain types, and for NVFP4, whose scales are not integers. */
     void (*group)(const uint8_t *block, uint32_t t, dtype_group *g);
     /* The values that codes of the type take, 16 of them (some may repeat or be unused); NULL when they are more. */

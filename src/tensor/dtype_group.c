@@ -74,8 +74,7 @@ void dtype_group_q5_0(const uint8_t *b, uint32_t t, dtype_group *g) {
     (void)t;
     const uint32_t high = u32_at(b + 2);
     plain_put(g, half_at(b));
-    for (int i = 0; i < DTYPE_GROUP; i++)
-        g->code[i] = (int8_t)((nibble_of(b + 6, i) | (int)(high >> i & 1) << 4) - 16);
+    for (int i = 0; i < DTYPE_GROUP; i++) g->code[i] = (int8_t)((nibble_of(b + 6, i) | (int)(high >> i & 1) << 4) - 16);
 }
 
 /* d@0, minimum@2, fifth bits@4 (u32), q@8[16]. */

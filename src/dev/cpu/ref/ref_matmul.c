@@ -23,7 +23,7 @@
 
 enum {
     GROUP = DTYPE_GROUP, /* elements that share an activation scale, and a block of the bf16 rule */
-    PIECE = 256, /* elements decoded at a time: whole blocks of every format */
+    PIECE = 256,         /* elements decoded at a time: whole blocks of every format */
 };
 
 /* 32 activations of one token in the q8 profile: x is about q * dx, |q| <= 127, or 2047 for q12. */
