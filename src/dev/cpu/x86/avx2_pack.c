@@ -211,16 +211,16 @@ static size_t scaled_floats_at(const avx2_form *f, const dtype_info *info) {
     return f->head_bytes ? 0 : f->group_bytes - scaled_float_bytes(info);
 }
 
-/* Codes of one group as row r; index: the codebook's inverse, by code as a byte. */
-static void scaled_codes_put(uint8_t *group, uint32_t r, const int8_t *code, const uint8_t *index) {
-    for (uint32_t j = 0; j < 16; j++)
-        for (uint32_t i = 0; i < 2; i++) {
-            const uint8_t c = (uint8_t)code[2 * j + i];
-            if (!index)
-                group[32 * j + 2 * r + i] = c;
-            else if (j < 8)
-                group[32 * j + 2 * r + i] = (uint8_t)(index[c] | index[(uint8_t)code[2 * j + i + 16]] << 4);
-        }
+/* Codes of one group as row r. */
+static void scaled_bytes_put(uint8_t *group, uint32_t r, const int8_t *code) {
+    for (uint32_t j = 0; j < 16; j++) memcpy(group + 32 * j + 2 * r, code + 2 * j, 2);
+}
+
+/* The same as places in the codebook; index: its inverse, by code as a byte. */
+static void scaled_indices_put(uint8_t *group, uint32_t r, const int8_t *code, const uint8_t *index) {
+    uint8_t q[16];
+    for (uint32_t i = 0; i < 16; i++) q[i] = (uint8_t)(index[(uint8_t)code[i]] | index[(uint8_t)code[i + 16]] << 4);
+    for (uint32_t j = 0; j < 8; j++) memcpy(group + 32 * j + 2 * r, q + 2 * j, 2);
 }
 
 static void scaled_pack(const avx2_form *f, const dtype_info *info, uint8_t *tile, uint32_t r, const uint8_t *row,
@@ -238,7 +238,10 @@ static void scaled_pack(const avx2_form *f, const dtype_info *info, uint8_t *til
         }
         uint8_t *sub = tile + scaled_code_bytes(info);
         uint8_t *floats = (f->head_bytes ? head : tile) + scaled_floats_at(f, info);
-        scaled_codes_put(tile, r, g.code, info->book ? index : NULL);
+        if (info->book)
+            scaled_indices_put(tile, r, g.code, index);
+        else
+            scaled_bytes_put(tile, r, g.code);
         for (uint32_t h = 0; h < 2; h++) {
             sub[16 * h + r] = (uint8_t)g.scale[h];
             if (info->has_min) sub[32 + 16 * h + r] = (uint8_t)g.min[h];
