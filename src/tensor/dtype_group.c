@@ -49,20 +49,20 @@ static void min_put(dtype_group *g, float m, int32_t low, int32_t high) {
     g->min[1] = high;
 }
 
-static int nibble(uint8_t b, bool high) { return high ? b >> 4 : b & 15; }
+static int nibble(uint8_t b, bool high) { return b >> 4 * high & 15; }
 
 /* Codes of a 16-byte run: element i is the low (i < 16) or high nibble of byte i % 16. */
 static int nibble_of(const uint8_t *q, int i) { return nibble(q[i % 16], i >= 16); }
 
 /* d@0, q@2[16]. */
-void dtype_group_q4_0(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_q4_0(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     (void)t;
     plain_put(g, half_at(b));
     for (int i = 0; i < DTYPE_GROUP; i++) g->code[i] = (int8_t)(nibble_of(b + 2, i) - 8);
 }
 
 /* d@0, minimum@2, q@4[16]. */
-void dtype_group_q4_1(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_q4_1(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     (void)t;
     plain_put(g, half_at(b));
     min_put(g, half_at(b + 2), 1, 1);
@@ -70,7 +70,7 @@ void dtype_group_q4_1(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* d@0, fifth bits@2 (u32), q@6[16]. */
-void dtype_group_q5_0(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_q5_0(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     (void)t;
     const uint32_t high = u32_at(b + 2);
     plain_put(g, half_at(b));
@@ -78,7 +78,7 @@ void dtype_group_q5_0(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* d@0, minimum@2, fifth bits@4 (u32), q@8[16]. */
-void dtype_group_q5_1(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_q5_1(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     (void)t;
     const uint32_t high = u32_at(b + 4);
     plain_put(g, half_at(b));
@@ -87,7 +87,7 @@ void dtype_group_q5_1(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* d@0, codes@2 (i8[32]). */
-void dtype_group_q8_0(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_q8_0(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     (void)t;
     plain_put(g, half_at(b));
     memcpy(g->code, b + 2, DTYPE_GROUP);
@@ -97,7 +97,7 @@ void dtype_group_q8_0(const uint8_t *b, uint32_t t, dtype_group *g) {
 static int pair_of(const uint8_t *q, uint32_t t, int i) { return q[32 * (t / 4) + (uint32_t)i] >> 2 * (t % 4) & 3; }
 
 /* scales and minima@0[16], 4 bits each; q@16[64], d@80, dmin@82. */
-void dtype_group_q2_k(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_q2_k(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     const uint8_t *s = b + 2 * t;
     g->dw = half_at(b + 80);
     scales_put(g, s[0] & 15, s[1] & 15);
@@ -106,7 +106,7 @@ void dtype_group_q2_k(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* high bits@0[32], q@32[64], scales@96[12], d@108; a high bit of 0 takes 4 from the code. */
-void dtype_group_q3_k(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_q3_k(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     const uint8_t *s = b + 96;
     plain_put(g, half_at(b + 108));
     for (uint32_t h = 0; h < 2; h++) {
@@ -125,7 +125,7 @@ static void k_scale_get(dtype_group *g, const uint8_t *s, uint32_t t) {
 }
 
 /* d@0, dmin@2, scales@4[12], q@16[128]: 64 elements share 32 bytes, low nibbles first. */
-void dtype_group_q4_k(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_q4_k(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     g->dw = half_at(b);
     g->m = -half_at(b + 2);
     k_scale_get(g, b + 4, t);
@@ -133,7 +133,7 @@ void dtype_group_q4_k(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* d@0, dmin@2, scales@4[12], fifth bits@16[32] (bit t of byte i), q@48[128] as in Q4_K. */
-void dtype_group_q5_k(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_q5_k(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     g->dw = half_at(b);
     g->m = -half_at(b + 2);
     k_scale_get(g, b + 4, t);
@@ -142,7 +142,7 @@ void dtype_group_q5_k(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* low nibbles@0[128], high bit pairs@128[64], scales@192 (i8[16]), d@208. */
-void dtype_group_q6_k(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_q6_k(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     const uint8_t *low = b + 64 * (t / 4) + 32 * (t % 4 & 1);
     plain_put(g, half_at(b + 208));
     scales_put(g, (int8_t)b[192 + 2 * t], (int8_t)b[193 + 2 * t]);
@@ -151,14 +151,14 @@ void dtype_group_q6_k(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* d@0, q@2[16]. */
-void dtype_group_iq4_nl(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_iq4_nl(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     (void)t;
     plain_put(g, half_at(b));
     for (int i = 0; i < DTYPE_GROUP; i++) g->code[i] = dtype_book_iq4[nibble_of(b + 2, i)];
 }
 
 /* d@0, high scale pairs@2 (u16), low scale nibbles@4[4], q@8[128]. */
-void dtype_group_iq4_xs(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_iq4_xs(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     const int scale = (nibble(b[4 + t / 2], t % 2 != 0) | (int)(u16_at(b + 2) >> 2 * t & 3) << 4) - 32;
     plain_put(g, half_at(b));
     scales_put(g, scale, scale);
@@ -166,7 +166,7 @@ void dtype_group_iq4_xs(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* exponent@0, q@1[16]. 2^(e - 128) is subnormal for e < 2. */
-void dtype_group_mxfp4(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_mxfp4(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     (void)t;
     const uint32_t bits = b[0] < 2 ? 0x00200000u << b[0] : (uint32_t)(b[0] - 1) << 23;
     float dw;
@@ -177,7 +177,7 @@ void dtype_group_mxfp4(const uint8_t *b, uint32_t t, dtype_group *g) {
 
 /* Five ternary digits a byte, the first the most significant, as a fraction of 256: 32 bytes for elements 0..159, 16 for
  * 160..239, 4 bytes of four digits for the last 16; d@52. */
-void dtype_group_tq1_0(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_tq1_0(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     static const uint8_t power[5] = {1, 3, 9, 27, 81};
     plain_put(g, half_at(b + 52));
     for (uint32_t i = 0; i < DTYPE_GROUP; i++) {
@@ -189,13 +189,13 @@ void dtype_group_tq1_0(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* q@0[64], d@64. */
-void dtype_group_tq2_0(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_tq2_0(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     plain_put(g, half_at(b + 64));
     for (int i = 0; i < DTYPE_GROUP; i++) g->code[i] = (int8_t)(pair_of(b, t, i) - 1);
 }
 
 /* d@0, sign bits@2[16], 1 for plus. */
-void dtype_group_q1_0(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_q1_0(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     plain_put(g, half_at(b));
     for (uint32_t i = 0; i < DTYPE_GROUP; i++) g->code[i] = b[2 + 4 * t + i / 8] >> i % 8 & 1 ? 1 : -1;
 }
@@ -223,7 +223,7 @@ static void iq3_put(int8_t *code, const int8_t *book, uint32_t point, uint32_t s
 static int32_t odd(uint32_t s) { return (int32_t)(2 * s + 1); }
 
 /* d@0, then 8 bytes a group: four indices, four times 7 signs and the scale's 4 bits. */
-void dtype_group_iq2_xxs(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_iq2_xxs(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     const uint8_t *q = b + 2 + 8 * t;
     const uint32_t rest = u32_at(q + 4);
     plain_put(g, half_at(b) * 0.125f);
@@ -232,7 +232,7 @@ void dtype_group_iq2_xxs(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* d@0, q@2 (u16[32]: 9 bits of index, 7 signs), scale nibbles@66[8]. */
-void dtype_group_iq2_xs(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_iq2_xs(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     plain_put(g, half_at(b) * 0.125f);
     scales_put(g, odd(b[66 + t] & 15), odd(b[66 + t] >> 4));
     for (uint32_t i = 0; i < 4; i++) {
@@ -242,7 +242,7 @@ void dtype_group_iq2_xs(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* d@0, low index bytes@2[32], signs@34[32], high index pairs@66[8], scale nibbles@74[8]. */
-void dtype_group_iq2_s(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_iq2_s(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     plain_put(g, half_at(b) * 0.125f);
     scales_put(g, odd(b[74 + t] & 15), odd(b[74 + t] >> 4));
     for (uint32_t i = 0; i < 4; i++) {
@@ -252,7 +252,7 @@ void dtype_group_iq2_s(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* d@0, indices@2[64], then a u32 a group@66: four times 7 signs and the scale's 4 bits. */
-void dtype_group_iq3_xxs(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_iq3_xxs(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     const uint32_t rest = u32_at(b + 66 + 4 * t);
     plain_put(g, half_at(b) * 0.25f);
     scales_put(g, odd(rest >> 28), odd(rest >> 28));
@@ -262,7 +262,7 @@ void dtype_group_iq3_xxs(const uint8_t *b, uint32_t t, dtype_group *g) {
 }
 
 /* d@0, low index bytes@2[64], high index bits@66[8], signs@74[32], scale nibbles@106[4]. */
-void dtype_group_iq3_s(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_iq3_s(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     const int32_t scale = odd((uint32_t)nibble(b[106 + t / 2], t % 2 != 0));
     plain_put(g, half_at(b));
     scales_put(g, scale, scale);
@@ -278,7 +278,7 @@ static void iq1_put(int8_t *code, uint32_t point, bool minus) {
 }
 
 /* d@0, low index bytes@2[32], then a u16 a group@34: four times 3 high bits, the scale's 3 bits, the shift's sign. */
-void dtype_group_iq1_s(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_iq1_s(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     const uint32_t h = u16_at(b + 34 + 2 * t);
     plain_put(g, half_at(b) * 0.125f);
     scales_put(g, odd(h >> 12 & 7), odd(h >> 12 & 7));
@@ -288,7 +288,7 @@ void dtype_group_iq1_s(const uint8_t *b, uint32_t t, dtype_group *g) {
 
 /* low index bytes@0[32], a nibble for 8 elements@32[16]: 3 high bits and the shift's sign; scales@48 (u16[4]): four
  * times 3 bits each, and above them a nibble of the half d. */
-void dtype_group_iq1_m(const uint8_t *b, uint32_t t, dtype_group *g) {
+void dtype_group_iq1_m(const uint8_t *restrict b, uint32_t t, dtype_group *restrict g) {
     uint32_t d = 0;
     for (uint32_t i = 0; i < 4; i++) d |= (u16_at(b + 48 + 2 * i) >> 12) << 4 * i;
     const uint32_t s = u16_at(b + 48 + t / 2 * 2) >> 6 * (t % 2);
