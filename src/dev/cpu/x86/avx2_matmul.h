@@ -4,22 +4,19 @@
  * it needs, at the density of the file. Codes lie "16 rows x 4 k": step j (0..7) is 64
  * bytes, byte 4r + i belongs to row r and k = 4j + i. On disk and in memory:
  *     nibbles  [256]  step j in the low halves of bytes 64j.., step j + 4 in the high halves
- *     plane5   [64]   bit j of byte 4r + i: bit 4 of the code at step j                   (Q5_0)
+ *     plane5   [64]   bit j of byte 4r + i: bit 4 of the code at step j       (Q5_0, Q5_1, Q5_K)
  *     plane6   [128]  bits 2(j % 4).. of byte 64(j / 4) + 4r + i: bits 4, 5 of the code   (Q6_K)
  *     bytes    [512]  "16 rows x 2 k": byte 32j + 2r + i of step j (0..15), signed        (Q8_0)
  * then 16 fp16 scales, 16 fp16 minima or 16 integer sub-scales as the type has them; the
  * fp16 scales of a K-quant's 256 stand before its 8 groups (the head).
  *
- * The types without a form of their own share a scaled one, made from dtype_group: codes as
- * bytes, or where the type has a codebook of 16 values as
+ * The types whose codes take at most 16 values (the codebook, dtype_info.book) and that have no form of their own
+ * share the scaled form:
  *     indices  [256]  "16 rows x 2 k": step j (0..7) in the low halves of bytes 32j + 2r + i, step j + 8 in the high ones
  * then int8 sub-scales [2][16] of k < 16 and k >= 16, with a minimum also int8 minima [2][16]; fp32 dw [16] and,
  * with a minimum, m [16] stand in the head for types of 256 elements a block, else at the group's end.
  * Unpacked: int16 code * sub-scale, and meta data dw@0, sub-scales@64 and @128, the codebook twice@192, and
  * with a minimum m@224, minima@288 and @352. The product of a code and its sub-scale fits int16 in every type.
- *
- * Unpacked: codes as one byte each (Q8_0: int16) and the meta data as the micro-kernels
- * want it, 16 floats or 16 pairs of int16 each: see avx2_form_*.
  *
  * Activations, q8. Columns are tokens, in blocks of up to 6: all blocks have 6 columns
  * but the last, which has what remains (C). Per group of 32 k, in bytes:
@@ -91,10 +88,12 @@ extern avx2_kernel *const avx2_q4_0_panel[AVX2_COLUMNS], *const avx2_q4_1_panel[
 extern avx2_kernel *const avx2_q8_0_panel[AVX2_COLUMNS], *const avx2_q4_k_panel[AVX2_COLUMNS],
                                                              *const avx2_q6_k_panel[AVX2_COLUMNS];
 
-/* The scaled form, by codes, minimum and bytes of a packed group. */
-extern avx2_kernel *const avx2_book_288_direct[AVX2_COLUMNS], *const avx2_book_352_direct[AVX2_COLUMNS];
-extern avx2_kernel *const avx2_book_min_320_direct[AVX2_COLUMNS];
-extern avx2_kernel *const avx2_bytes_min_576_direct[AVX2_COLUMNS], *const avx2_bytes_min_704_direct[AVX2_COLUMNS];
+extern avx2_kernel *const avx2_q5_1_direct[AVX2_COLUMNS], *const avx2_q5_k_direct[AVX2_COLUMNS];
+extern avx2_kernel *const avx2_q5_1_panel[AVX2_COLUMNS], *const avx2_q5_k_panel[AVX2_COLUMNS];
+
+/* The scaled form: dw in the head (groups of 288 bytes) or in the group (352), or with a minimum and a head. */
+extern avx2_kernel *const avx2_scaled_288_direct[AVX2_COLUMNS], *const avx2_scaled_352_direct[AVX2_COLUMNS];
+extern avx2_kernel *const avx2_scaled_min_direct[AVX2_COLUMNS];
 extern avx2_kernel *const avx2_scaled_panel[AVX2_COLUMNS], *const avx2_scaled_min_panel[AVX2_COLUMNS];
 
 #endif
