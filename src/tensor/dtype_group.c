@@ -1,7 +1,7 @@
 /* tensor/dtype_group.c - the integer form of 32 weights of every GGUF block type: codes, sub-scales and minima.
  *
- * This is what products of the q8 profile compute with (docs/numerics.md), and newer types
- * are decoded from it too. Where a layout gives fractions they are moved into dw, which
+ * This is what products of the q8 profile compute with (docs/numerics.md), and what dtype.c
+ * decodes most types from. Where a layout gives fractions they are moved into dw, which
  * stays a power of two times the block's half: IQ2 d / 8 * (2 s + 1) * grid, IQ1
  * d / 8 * (2 s + 1) * (8 grid +- 1), MXFP4 2^(e - 128) * (twice the e2m1 value).
  * Layouts: field offsets stand at each function. Sources: ggml-org/llama.cpp
