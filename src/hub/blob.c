@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { JOURNAL_MAX = 64 << 20, HASH_BYTES = 1 << 20 };
+enum { JOURNAL_MAX = 64 << 20, HASH_BYTES = 1 << 20, WRONG_TRIES = 2 };
 #define SYNC_EVERY_S 0.5
 
 /* PART_LANDED: all bytes were written, not synced yet. */
@@ -255,7 +255,7 @@ static FL_CHECKED fl_status finish(lane *l, fl_err *err) {
     bool progress = l->got > l->before && !b->whole;
     l->failures = progress ? 1 : l->failures + 1;
     if (l->bad == FL_EIO) return fl_fail(err, FL_EIO, "%s", r->why);
-    if (!hub_net_transient(r) || l->failures >= HUB_NET_TRIES) {
+    if (!hub_net_transient(r) || l->failures >= (l->bad ? WRONG_TRIES : HUB_NET_TRIES)) {
         if (l->bad) return fl_fail(err, l->bad, "%s", r->why);
         if (r->whole && (r->status == 200 || r->status == 206))
             return fl_fail(err, FL_EFORMAT, "the server sends fewer bytes than it should");

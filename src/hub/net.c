@@ -121,7 +121,7 @@ static bool origin_of(const char *url, char origin[ORIGIN_MAX], bool *https, boo
     const char *host = url + (*https ? 8 : 7), *end = host;
     size_t brackets = *host == '[' ? strspn(host + 1, "0123456789abcdefABCDEF:.") : 0;
     if (*host == '[') {
-        if (host[1 + brackets] != ']') return false;
+        if (brackets == 0 || host[1 + brackets] != ']') return false;
         end = host + 2 + brackets;
     } else {
         while (isalnum((unsigned char)*end) || *end == '.' || *end == '-') end++;

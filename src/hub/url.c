@@ -61,7 +61,7 @@ static bool repo_of_url(const char *endpoint, const char *url, hub_repo *r) {
         if (!file) return false;
         n_text = snprintf(text, sizeof text, "%.*s@%.*s:%.*s", (int)n_id, org, (int)(file - rev), rev,
                           (int)strcspn(file + 1, "?#"), file + 1);
-    } else if (*rest == '\0' || strcmp(rest, "/") == 0) {
+    } else if ((*rest == '\0' || strcmp(rest, "/") == 0) && (n_id < 5 || strncmp(rest - 5, ".gguf", 5) != 0)) {
         n_text = snprintf(text, sizeof text, "%.*s", (int)n_id, org);
     }
     return n_text > 0 && (size_t)n_text < sizeof text && hub_repo_parse(r, text, NULL) == FL_OK;
