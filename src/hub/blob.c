@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { JOURNAL_MAX = 64 << 20, HASH_BYTES = 1 << 20, WRONG_TRIES = 2 };
+enum { JOURNAL_MAX = 64 << 20, HASH_BYTES = 1 << 20, WRONG_TRIES = 2, RUNS_PER_LANE = 4, RUN_MAX = 32 };
 #define SYNC_EVERY_S 0.5
 
 /* PART_LANDED: all bytes were written, not synced yet. */
@@ -24,8 +24,8 @@ typedef struct {
     hub_net_request request;
     blob *b;
     lane_state state;
-    size_t part;
-    uint64_t got, before; /* bytes of the part; when this try began */
+    size_t part, n_parts, n_landed; /* a run of parts, fetched by one request */
+    uint64_t got, before;           /* bytes of the run; when this try began */
     uint32_t failures;
     double not_before;
     fl_status bad; /* the answer is no use (words in request.why), or the disk refused */
@@ -44,10 +44,13 @@ struct blob {
     lane *lanes;
 };
 
-static uint64_t part_size(const blob *b, size_t i) {
-    uint64_t at = i * b->part_bytes;
-    return b->job->bytes - at < b->part_bytes ? b->job->bytes - at : b->part_bytes;
+/* Bytes of n parts from i on. */
+static uint64_t run_size(const blob *b, size_t i, size_t n) {
+    uint64_t at = i * b->part_bytes, size = n * b->part_bytes;
+    return b->job->bytes - at < size ? b->job->bytes - at : size;
 }
+
+static uint64_t part_size(const blob *b, size_t i) { return run_size(b, i, 1); }
 
 /* ---- the two files ---------------------------------------------------------------------- */
 
@@ -196,20 +199,27 @@ static bool take(hub_net_request *r, const char *bytes, size_t n) {
     lane *l = r->user;
     blob *b = l->b;
     if (l->got == l->before && !answer_fits(l)) return false;
-    if (n > part_size(b, l->part) - l->got) return refuse(l, FL_EFORMAT, "the server sends more bytes than asked for");
+    if (n > run_size(b, l->part, l->n_parts) - l->got)
+        return refuse(l, FL_EFORMAT, "the server sends more bytes than asked for");
     if (!write_all(b->fd, bytes, n, l->part * b->part_bytes + l->got)) {
         char words[120];
         snprintf(words, sizeof words, "the disk refused: %s", strerror(errno));
         return refuse(l, FL_EIO, words);
     }
     l->got += n;
+    while (l->n_landed < l->n_parts && l->got >= run_size(b, l->part, l->n_landed + 1)) {
+        size_t i = l->part + l->n_landed++;
+        b->state[i] = PART_LANDED;
+        b->done_bytes += part_size(b, i);
+        b->n_done++;
+    }
     return true;
 }
 
 static FL_CHECKED fl_status start(lane *l, fl_err *err) {
     blob *b = l->b;
     hub_net_request *r = &l->request;
-    uint64_t at = l->part * b->part_bytes, size = part_size(b, l->part);
+    uint64_t at = l->part * b->part_bytes, size = run_size(b, l->part, l->n_parts);
     if (b->whole) l->got = 0;
     snprintf(r->url, sizeof r->url, "%s", b->job->url);
     r->ranged = !b->whole && (b->n_parts > 1 || l->got > 0);
@@ -225,9 +235,23 @@ static FL_CHECKED fl_status start(lane *l, fl_err *err) {
 
 static void stop(lane *l) {
     if (l->state == LANE_RUNNING) hub_net_stop(l->b->job->net, &l->request);
-    if (l->state != LANE_IDLE) l->b->state[l->part] = PART_WANTED;
+    for (size_t i = l->n_landed; l->state != LANE_IDLE && i < l->n_parts; i++) l->b->state[l->part + i] = PART_WANTED;
     l->state = LANE_IDLE;
-    l->got = 0;
+    l->got = l->n_landed = l->n_parts = 0;
+}
+
+/* The next parts that are wanted, as one run: the more parts, the longer, or a hub would count too many requests. */
+static bool assign(lane *l, size_t *next) {
+    blob *b = l->b;
+    size_t most = b->n_parts / (RUNS_PER_LANE * HUB_BLOB_LANES);
+    most = most < 1 ? 1 : most > RUN_MAX ? RUN_MAX : most;
+    while (*next < b->n_parts && b->state[*next] != PART_WANTED) ++*next;
+    l->part = *next;
+    l->failures = 0;
+    l->got = l->n_landed = l->n_parts = 0;
+    for (; l->n_parts < most && *next < b->n_parts && b->state[*next] == PART_WANTED; ++*next, l->n_parts++)
+        b->state[*next] = PART_RUNNING;
+    return l->n_parts > 0;
 }
 
 /* The server does not do ranges: one part and one stream from here on. */
@@ -244,12 +268,8 @@ static FL_CHECKED fl_status finish(lane *l, fl_err *err) {
     blob *b = l->b;
     hub_net_request *r = &l->request;
     if (b->want_whole) return go_whole(b, err);
-    if (l->got == part_size(b, l->part) && !l->bad) {
-        b->state[l->part] = PART_LANDED;
-        b->done_bytes += l->got;
-        b->n_done++;
+    if (l->n_landed == l->n_parts) {
         l->state = LANE_IDLE;
-        l->got = 0;
         return FL_OK;
     }
     bool progress = l->got > l->before && !b->whole;
@@ -273,13 +293,7 @@ static FL_CHECKED fl_status drive(blob *b, size_t *next, fl_err *err) {
     for (size_t i = 0; i < HUB_BLOB_LANES && st == FL_OK; i++) {
         lane *l = &b->lanes[i];
         if (l->state == LANE_IDLE) {
-            while (*next < b->n_parts && b->state[*next] != PART_WANTED) ++*next;
-            if (*next == b->n_parts) continue;
-            l->part = *next;
-            l->failures = 0;
-            l->got = 0;
-            b->state[l->part] = PART_RUNNING;
-            st = start(l, err);
+            if (assign(l, next)) st = start(l, err);
         } else if (l->state == LANE_WAITING && now >= l->not_before) {
             st = start(l, err);
         }
@@ -300,7 +314,10 @@ static FL_CHECKED fl_status run(blob *b, fl_err *err) {
         }
         if (st == FL_OK && base_now() - b->synced_s >= SYNC_EVERY_S) st = sync_parts(b, err);
         uint64_t done = b->done_bytes;
-        for (size_t i = 0; i < HUB_BLOB_LANES; i++) done += b->lanes[i].got;
+        for (size_t i = 0; i < HUB_BLOB_LANES; i++) {
+            const lane *l = &b->lanes[i];
+            if (l->state != LANE_IDLE) done += l->got - run_size(b, l->part, l->n_landed);
+        }
         if (st == FL_OK && b->job->tick && !b->job->tick(b->job->user, done))
             st = fl_fail(err, FL_ECANCELED, "interrupted");
         if (st != FL_OK) return st;

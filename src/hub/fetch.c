@@ -368,6 +368,8 @@ static FL_CHECKED fl_status fetch_locked(fetch *f, fl_err *err) {
         const char *blobs = in_folder(f, "blobs", "");
         st = blobs ? hub_tree_make(blobs, err) : fl_fail(err, FL_ENOMEM, "a path");
         if (st == FL_OK) st = fetch_missing(f, err);
+        blobs = in_folder(f, "blobs", "");
+        if (st == FL_OK) st = blobs ? hub_tree_sync(blobs, err) : fl_fail(err, FL_ENOMEM, "a path");
         if (st == FL_OK) st = link_all(f, err);
         if (st == FL_OK) st = write_ref(f, err);
     }

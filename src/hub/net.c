@@ -24,7 +24,6 @@ enum {
     OPT_HTTPHEADER = 10023,
     OPT_HEADERDATA = 10029,
     OPT_HEADERFUNCTION = 20079,
-    OPT_NOBODY = 44,
     OPT_FOLLOWLOCATION = 52,
     OPT_HTTP_VERSION = 84,
     OPT_NOSIGNAL = 99,
@@ -294,7 +293,6 @@ static bool launch(hub_net *n, hub_net_request *r, const char *origin, bool http
     bad |= c->easy_setopt(r->easy, OPT_HEADERDATA, (void *)r);
     bad |= c->easy_setopt(r->easy, OPT_PRIVATE, (void *)r);
     if (own) bad |= c->easy_setopt(r->easy, OPT_HTTPHEADER, r->fields);
-    if (r->head) bad |= c->easy_setopt(r->easy, OPT_NOBODY, 1L);
     if (r->ranged) bad |= c->easy_setopt(r->easy, OPT_RANGE, range);
     if (!https) bad |= c->easy_setopt(r->easy, OPT_PROXY, ""); /* http is this machine: no proxy in between */
     begin_answer(r, 0);

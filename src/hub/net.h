@@ -28,7 +28,6 @@ typedef struct hub_net_request hub_net_request;
 struct hub_net_request {
     /* what is wanted */
     char url[HUB_NET_URL_MAX];
-    bool head;   /* headers only */
     bool ranged; /* the bytes first..last, both included */
     uint64_t first, last;
     /* Takes the body of an answer 200 or 206, whose headers are known by then. False ends the transfer. */

@@ -484,6 +484,13 @@ class Pull(Case):
         self.ok("show", "org/name", env=self.env)
         self.fails("Read-only", "org/name@v1")
 
+    def test_no_libcurl(self):
+        self.serve()
+        for name in ("libcurl.so.4", "libcurl-gnutls.so.4"):
+            (self.folder / name).write_text("no library")
+        self.env["LD_LIBRARY_PATH"] = str(self.folder)
+        self.fails(["libcurl4"])
+
     def test_no_place(self):
         self.serve()
         env = {**self.env, "HF_HOME": "", "HOME": "", "XDG_CACHE_HOME": ""}
