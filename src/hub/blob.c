@@ -1,6 +1,7 @@
 #include "hub/blob.h"
 
 #include "base/mem.h"
+#include "base/sha1.h"
 #include "base/thread.h"
 
 #include <errno.h>
@@ -348,8 +349,9 @@ fl_status hub_blob_fetch(const hub_blob_job *job, fl_err *err) {
 
 /* ---- the complete file ------------------------------------------------------------------ */
 
-fl_status hub_blob_hash(const hub_blob_job *job, char hex[BASE_SHA256_HEX_BYTES], fl_err *err) {
+fl_status hub_blob_hash(const hub_blob_job *job, bool git, char hex[BASE_SHA256_HEX_BYTES], fl_err *err) {
     base_sha256 sha;
+    base_sha1 sha1;
     uint64_t at = 0;
     fl_status st = FL_OK;
     char *chunk = base_malloc(HASH_BYTES);
@@ -357,16 +359,25 @@ fl_status hub_blob_hash(const hub_blob_job *job, char hex[BASE_SHA256_HEX_BYTES]
     int fd = open_file(job->stem, ".part", O_RDONLY);
     if (fd < 0) st = fl_fail(err, FL_EIO, "%s.part cannot be read: %s", job->stem, strerror(errno));
     base_sha256_begin(&sha);
+    base_sha1_begin(&sha1);
+    int n_head = snprintf(chunk, HASH_BYTES, "blob %llu", (unsigned long long)job->bytes); /* git hashes its NUL too */
+    base_sha1_add(&sha1, chunk, (size_t)n_head + 1);
     while (st == FL_OK) {
         ssize_t n = read(fd, chunk, HASH_BYTES);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) st = fl_fail(err, FL_EIO, "%s.part cannot be read: %s", job->stem, strerror(errno));
         if (n <= 0) break;
-        base_sha256_add(&sha, chunk, (size_t)n);
+        if (git)
+            base_sha1_add(&sha1, chunk, (size_t)n);
+        else
+            base_sha256_add(&sha, chunk, (size_t)n);
         at += (uint64_t)n;
         if (job->tick && !job->tick(job->user, at)) st = fl_fail(err, FL_ECANCELED, "interrupted");
     }
-    base_sha256_end(&sha, hex);
+    if (git)
+        base_sha1_end(&sha1, hex);
+    else
+        base_sha256_end(&sha, hex);
     if (fd >= 0) (void)close(fd);
     base_free(chunk);
     return st;

@@ -36,8 +36,8 @@ typedef struct {
  * FL_ECANCELED, FL_ENOMEM. */
 FL_CHECKED fl_status hub_blob_fetch(const hub_blob_job *job, fl_err *err);
 
-/* The SHA-256 of STEM.part. */
-FL_CHECKED fl_status hub_blob_hash(const hub_blob_job *job, char hex[BASE_SHA256_HEX_BYTES], fl_err *err);
+/* The hash of STEM.part: SHA-256, or with git the SHA-1 by which git names contents. */
+FL_CHECKED fl_status hub_blob_hash(const hub_blob_job *job, bool git, char hex[BASE_SHA256_HEX_BYTES], fl_err *err);
 
 /* Gives the complete file its name and ends the journal; or deletes both. */
 FL_CHECKED fl_status hub_blob_keep(const char *stem, const char *path, fl_err *err);

@@ -221,9 +221,8 @@ static FL_CHECKED fl_status keep_blob(fetch *f, const hub_file *x, fl_err *err) 
     const char *stem = in_folder(f, "blobs", x->oid);
     if (!stem || !base_buf_puts(&path, stem)) return fl_fail(err, FL_ENOMEM, "a path");
     hub_blob_job job = {f->net, NULL, stem, x->bytes, tick, f};
-    fl_status st = FL_OK;
-    if (x->lfs) st = hub_blob_hash(&job, hex, err);
-    if (st == FL_OK && x->lfs && strcmp(hex, x->oid) != 0) {
+    fl_status st = hub_blob_hash(&job, !x->lfs, hex, err);
+    if (st == FL_OK && strcmp(hex, x->oid) != 0) {
         hub_blob_discard(stem);
         st = fl_fail(err, FL_EFORMAT, "%.100s has the checksum %.16s..., wanted %.16s...; it was not kept, pull again",
                      x->path, hex, x->oid);

@@ -35,7 +35,7 @@ typedef struct {
     const char *path;
     const char *oid; /* name in blobs/; NULL when read from a snapshot */
     uint64_t bytes;
-    bool lfs; /* oid is the SHA-256 of the contents */
+    bool lfs; /* oid is the SHA-256 of the contents; else the SHA-1 that git gives them */
     bool wanted;
 } hub_file;
 

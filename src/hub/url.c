@@ -177,7 +177,7 @@ static FL_CHECKED fl_status check_contents(source *s, const hub_blob_job *job, f
     if (!gguf) st = fl_fail(err, FL_EFORMAT, "what came is no GGUF file; it was not kept");
     if (st == FL_OK && s->sha256) {
         s->phase = HUB_VERIFYING;
-        st = hub_blob_hash(job, hex, err);
+        st = hub_blob_hash(job, false, hex, err);
         if (st == FL_OK && strcmp(hex, s->sha256) != 0)
             st = fl_fail(err, FL_EFORMAT, "%s has the checksum %.16s..., wanted %.16s...; it was not kept", s->file,
                          hex, s->sha256);

@@ -270,6 +270,16 @@ class Pull(Case):
         hub.fault = None
         self.pull()
 
+    def test_wrong_bytes_of_a_small_file(self):
+        def fault(h, path, count):
+            if "config.json" not in path:
+                return False
+            h.answer(200, b"[]")
+            return True
+        self.serve({"config.json": b"{}", "model.safetensors": b"w"}, fault=fault)
+        self.fails(["config.json", "checksum"])
+        self.assert_nothing_kept()
+
     def test_wrong_length(self):
         for given in (BIG[:-1], BIG + b"x"):
             def fault(h, path, count, given=given):
