@@ -353,7 +353,7 @@ static FL_CHECKED fl_status scan_snapshot(const char *folder, hub_files *f, fl_e
 fl_status hub_repo_commit(const hub_site *s, const hub_repo *r, char commit[41], fl_err *err) {
     commit[0] = '\0';
     if (strlen(r->revision) == COMMIT_CHARS && hub_repo_oid_valid(r->revision)) {
-        snprintf(commit, COMMIT_CHARS + 1, "%s", r->revision);
+        snprintf(commit, COMMIT_CHARS + 1, "%.40s", r->revision);
         return FL_OK;
     }
     char *folder = hub_repo_folder(s, r), text[64] = "";
@@ -367,7 +367,7 @@ fl_status hub_repo_commit(const hub_site *s, const hub_repo *r, char commit[41],
     if (!ok) return fl_fail(err, FL_ENOMEM, "the path of %s/%s", r->org, r->name);
     text[n > 0 ? n : 0] = '\0';
     text[strcspn(text, "\r\n")] = '\0';
-    if (strlen(text) == COMMIT_CHARS && hub_repo_oid_valid(text)) snprintf(commit, COMMIT_CHARS + 1, "%s", text);
+    if (strlen(text) == COMMIT_CHARS && hub_repo_oid_valid(text)) snprintf(commit, COMMIT_CHARS + 1, "%.40s", text);
     return FL_OK;
 }
 
