@@ -7,7 +7,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* What is a path, or looks like one, is a path. ORG/NAME is a repository, but not DIRECTORY/FILE.gguf. */
@@ -27,14 +26,7 @@ fl_status cmd_model_open(fl_model **out, const char *name, fl_err *err) {
     char *path;
     fl_status st = cmd_pull_find(name, &path, err);
     if (st != FL_OK) return st;
-    struct stat at;
-    if (stat(path, &at) == 0 && S_ISDIR(at.st_mode))
-        st = fl_fail(err, FL_EUNSUPPORTED,
-                     "%.100s is a folder of safetensors, which this version cannot run; wanted a repository with "
-                     "a .gguf file",
-                     name);
-    else
-        st = fl_model_open(out, path, err);
+    st = fl_model_open(out, path, err);
     base_free(path);
     return st;
 }

@@ -5,8 +5,7 @@
 #include "cmd/options.h"
 #include "flambeau.h"
 
-/* Opens a .gguf file, or a model of the catalogue, a cache or a hub's repository by name; one that is missing is pulled,
- * with a bar.
+/* Opens a .gguf file, or a model of the catalogue or the cache by name; one that is missing is pulled, with a bar.
  * The caller owns *out. Errors: those of fl_model_open and of the download. */
 FL_CHECKED fl_status cmd_model_open(fl_model **out, const char *name, fl_err *err);
 
