@@ -6,6 +6,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 const cmd_command cmd_commands[] = {
@@ -26,7 +27,16 @@ const cmd_command cmd_commands[] = {
      "tokens,\n"
      "tg128xb8 draws 128 tokens in each of 8 requests at once and counts all of them."},
     {"show", CMD_SHOW, cmd_show, "MODEL", 1, 1, "what a model is", NULL},
-    {"pull", CMD_PULL, cmd_pull, "NAME", 1, 1, "download a model", "flambeau list --json shows the names."},
+    {"pull", CMD_PULL, cmd_pull, "NAME", 1, 1, "download a model",
+     "NAME is one of 'flambeau list', a repository ORG/NAME[@REVISION][:FILE], or the URL of a .gguf file.\n"
+     "Of a repository only what a model needs is fetched; :FILE picks one of several .gguf files by its name or a "
+     "word\n"
+     "of it, such as :Q4_K_M. It goes where the hub's Python client keeps it. \"#sha256=HEX\" after a URL is checked.\n"
+     "An interrupted pull goes on where it stopped. Needs libcurl4 for repositories and URLs, python3-pip otherwise.\n"
+     "\n"
+     "Environment: HF_ENDPOINT (another hub), HF_TOKEN (sent to the hub alone), HF_HOME or HF_HUB_CACHE (where\n"
+     "repositories are kept), HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT (30: seconds without a byte before a part is\n"
+     "asked for again), FLAMBEAU_CACHE (where everything else is kept), https_proxy."},
     {"list", CMD_LIST, cmd_list, "", 0, 0, "models known and downloaded", NULL},
     {"rm", CMD_RM, cmd_rm, "NAME", 1, 1, "remove a downloaded model", NULL},
     {.name = NULL},
@@ -56,7 +66,10 @@ static void print_help(FILE *f) {
         fprintf(f, "  flambeau %-28s %s\n", left, c->summary);
     }
     fprintf(f, "  flambeau %-28s %s\n", "help [COMMAND]", "this text, or that of a command");
-    fprintf(f, "\nMODEL is a .gguf file or a name from 'flambeau list', which is downloaded when it is missing.\n");
+    fprintf(
+        f,
+        "\nMODEL is a .gguf file, a name from 'flambeau list' or a repository ORG/NAME[:FILE]; a name is downloaded\n"
+        "when it is missing.\n");
 }
 
 /* flambeau help [COMMAND] */
@@ -91,6 +104,7 @@ static int dispatch(int argc, char **argv, fl_err *err) {
         cmd_options_help(command);
         return CMD_OK;
     }
+    if (options.offline) setenv("HF_HUB_OFFLINE", "1", 1); /* hub/ looks there: the option is the variable */
     return command->run(&options, err);
 }
 

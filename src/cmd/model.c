@@ -3,15 +3,19 @@
 #include "cmd/pull.h"
 
 #include "base/mem.h"
+#include "hub/hub.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-/* What looks like a path, or is one, is a path; a name never has a slash. */
+/* What is a path, or looks like one, is a path. ORG/NAME is a repository, but not DIRECTORY/FILE.gguf. */
 static bool is_path(const char *name) {
     size_t n = strlen(name);
-    return strchr(name, '/') || (n > 5 && strcmp(name + n - 5, ".gguf") == 0) || access(name, F_OK) == 0;
+    bool gguf = n > 5 && strcmp(name + n - 5, ".gguf") == 0;
+    if (access(name, F_OK) == 0) return true;
+    if (hub_repo_valid(name)) return gguf && !strchr(name, ':');
+    return strchr(name, '/') || gguf;
 }
 
 fl_status cmd_model_open(fl_model **out, const char *name, fl_err *err) {

@@ -93,6 +93,8 @@ static const option options[] = {
     {NULL, 'O', KIND_LEVEL, ENGINE, AT(opt_level), 0, 2, "LEVEL", "0: each operation by itself, 1 and 2: fused (2)"},
     {"enforce-eager", 0, KIND_FLAG, ENGINE, AT(enforce_eager), 0, 0, NULL, "the same as -O0"},
     {"print-plan", 0, KIND_FLAG, ENGINE, AT(print_plan), 0, 0, NULL, "show the compiled plan on stderr first"},
+    {"offline", 0, KIND_FLAG, ALL & ~(CMD_LIST | CMD_RM), AT(offline), 0, 0, NULL,
+     "fetch nothing: only what is in the caches (or HF_HUB_OFFLINE=1)"},
     {"json", 0, KIND_FLAG, ALL & ~CMD_RM, AT(json), 0, 0, NULL, "one JSON object on stdout"},
     {"help", 'h', KIND_FLAG, ALL, AT(help), 0, 0, NULL, "this text"},
 };

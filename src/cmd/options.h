@@ -36,7 +36,7 @@ enum { CMD_ARGS_MAX = 2, CMD_STOP_MAX = 16, CMD_THREADS_MAX = 512 };
 typedef struct {
     const char *args[CMD_ARGS_MAX]; /* what is not an option: MODEL, PROMPT ... */
     uint32_t n_args;
-    bool help, json;
+    bool help, json, offline;
 
     uint32_t threads, max_model_len; /* 0: not given */
     const char *cpu_isa, *compute, *kv_cache_dtype, *device;

@@ -11,6 +11,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,7 +22,16 @@ static void on_progress(void *user, const hub_progress *p) {
         *waiting = true;
         return;
     }
-    cmd_term_progress(p->phase == HUB_DOWNLOADING ? "downloading" : "unpacking", p->done, p->total);
+    static const char *const labels[] = {
+        [HUB_DOWNLOADING] = "downloading", [HUB_UNPACKING] = "unpacking", [HUB_VERIFYING] = "verifying"};
+    cmd_term_progress(labels[p->phase], p->done, p->total);
+}
+
+static void on_plan(void *user, const hub_plan *p) {
+    char size[16];
+    (void)user;
+    cmd_term_size(p->bytes, size);
+    fprintf(stderr, "%s  %s  %s, into %s\n", p->name, p->what, size, p->cache);
 }
 
 static bool on_cancelled(void *user) {
@@ -33,12 +43,12 @@ static bool on_cancelled(void *user) {
 static fl_status fetch(const hub *h, const char *name, char **path, fl_err *err) {
     const hub_model *m = hub_catalogue_find(h, name);
     char size[16];
-    if (m) {
+    if (m && !hub_offline()) {
         cmd_term_size(m->bytes, size);
         fprintf(stderr, "%s  %s  %s  %s, into %s\n", m->name, m->file, size, m->licence, hub_cache(h));
     }
     bool waiting = false;
-    hub_watch watch = {.progress = on_progress, .cancelled = on_cancelled, .user = &waiting};
+    hub_watch watch = {.plan = on_plan, .progress = on_progress, .cancelled = on_cancelled, .user = &waiting};
     cmd_signal_hold(true);
     fl_status st = hub_pull(h, name, &watch, path, err);
     cmd_term_clear();
@@ -59,6 +69,14 @@ fl_status cmd_pull_find(const char *name, char **path, fl_err *err) {
     st = hub_find(h, name, path, err);
     if (st == FL_OK && !*path) st = fetch(h, name, path, err);
     hub_close(h);
+    struct stat at;
+    if (st == FL_OK && stat(*path, &at) == 0 && S_ISDIR(at.st_mode)) {
+        base_free(*path);
+        *path = NULL;
+        st = fl_fail(err, FL_EUNSUPPORTED,
+                     "it is a folder of safetensors, which this version cannot run; wanted a repository with a .gguf "
+                     "file");
+    }
     return st == FL_OK ? FL_OK : fl_wrap(err, st, "cannot open model %.60s", name);
 }
 
@@ -66,7 +84,8 @@ int cmd_pull(const cmd_options *o, fl_err *err) {
     hub *h;
     char *path = NULL;
     fl_status st = hub_open(&h, NULL, err);
-    if (st == FL_OK) st = hub_find(h, o->args[0], &path, err);
+    /* A branch of a repository may have moved on: the hub is asked each time. */
+    if (st == FL_OK && !hub_is_remote(o->args[0])) st = hub_find(h, o->args[0], &path, err);
     if (st == FL_OK && !path) st = fetch(h, o->args[0], &path, err);
     if (st == FL_OK) {
         base_buf b = {0};
@@ -111,7 +130,8 @@ typedef struct {
 static void look_inside(listed *l) {
     fl_model *m;
     fl_err ignored;
-    if (fl_model_open(&m, l->local->path, &ignored) != FL_OK) return;
+    if (*l->local->file == '\0') snprintf(l->dtype, sizeof l->dtype, "folder");
+    if (*l->local->file == '\0' || fl_model_open(&m, l->local->path, &ignored) != FL_OK) return;
     fl_model_info info;
     fl_model_info_init(&info);
     fl_model_get_info(m, &info);
@@ -126,12 +146,16 @@ static const char *fits(uint64_t bytes) {
     return pages > 0 && page > 0 && bytes + bytes / 5 < (uint64_t)pages * (uint64_t)page ? "yes" : "no";
 }
 
+static const char *revision(const listed *l) {
+    return l->known ? l->known->parts[0].version : l->local ? l->local->revision : NULL;
+}
+
 static void row_json(base_buf *b, const listed *l) {
     cmd_json_open(b, '{');
     cmd_json_key(b, "name");
     cmd_json_string(b, l->name);
     cmd_json_key(b, "revision");
-    cmd_json_string(b, l->known ? l->known->parts[0].version : NULL);
+    cmd_json_string(b, revision(l));
     cmd_json_key(b, "dtype");
     cmd_json_string(b, *l->dtype ? l->dtype : NULL);
     cmd_json_key(b, "size");
@@ -155,42 +179,48 @@ static void row_json(base_buf *b, const listed *l) {
     cmd_json_close(b, '}');
 }
 
-static void row_text(base_buf *b, const listed *l) {
+static void row_text(base_buf *b, const listed *l, int width) {
     char size[16], used[32] = "not here", context[16] = "-";
     struct tm day;
     time_t when = l->local ? (time_t)l->local->used_s : 0;
     cmd_term_size(l->bytes, size);
     if (l->local && localtime_r(&when, &day)) strftime(used, sizeof used, "%Y-%m-%d", &day);
     if (l->context) snprintf(context, sizeof context, "%u", l->context);
-    base_buf_printf(b, "%-20s %-9s %-7s %8s %8s  %-10s %s\n", l->name, l->known ? l->known->parts[0].version : "-",
+    base_buf_printf(b, "%-*s %-9.8s %-7s %8s %8s  %-10s %s\n", width, l->name, revision(l) ? revision(l) : "-",
                     *l->dtype ? l->dtype : "-", size, context, used, fits(l->bytes));
 }
 
-static void print_row(base_buf *b, bool json, listed l) {
+static void print_row(base_buf *b, bool json, int width, listed l) {
     if (l.local) look_inside(&l);
     if (json)
         row_json(b, &l);
     else
-        row_text(b, &l);
+        row_text(b, &l, width);
 }
 
 static void print_list(base_buf *b, const hub *h, const hub_listing *local, bool json) {
     size_t n;
     const hub_model *known = hub_catalogue(h, &n);
+    int width = 20; /* of the names */
+    for (size_t i = 0; i < local->n; i++) {
+        size_t len = strlen(local->entries[i].name);
+        if (len < 200 && (int)len > width) width = (int)len;
+    }
     if (json)
         cmd_json_open(b, '[');
     else
-        base_buf_printf(b, "%-20s %-9s %-7s %8s %8s  %-10s %s\n", "NAME", "REVISION", "DTYPE", "SIZE", "CONTEXT",
+        base_buf_printf(b, "%-*s %-9s %-7s %8s %8s  %-10s %s\n", width, "NAME", "REVISION", "DTYPE", "SIZE", "CONTEXT",
                         "USED", "FITS");
     for (size_t i = 0; i < local->n; i++) {
         const hub_entry *e = &local->entries[i];
-        print_row(b, json,
+        print_row(b, json, width,
                   (listed){.name = e->name, .known = hub_catalogue_find(h, e->name), .local = e, .bytes = e->bytes});
     }
     for (size_t i = 0; i < n; i++) {
         bool here = false;
         for (size_t k = 0; k < local->n; k++) here = here || strcmp(local->entries[k].name, known[i].name) == 0;
-        if (!here) print_row(b, json, (listed){.name = known[i].name, .known = &known[i], .bytes = known[i].bytes});
+        if (!here)
+            print_row(b, json, width, (listed){.name = known[i].name, .known = &known[i], .bytes = known[i].bytes});
     }
     if (json) base_buf_puts(b, "]\n");
 }

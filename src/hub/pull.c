@@ -9,6 +9,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "hub/hub_int.h"
+#include "hub/repo.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -358,13 +359,29 @@ static FL_CHECKED fl_status fetch(pull *p, fl_err *err) {
     return st;
 }
 
+static FL_CHECKED fl_status pull_remote(const hub *h, const char *name, const hub_watch *watch, char **path,
+                                        fl_err *err) {
+    hub_repo r;
+    fl_status st = FL_OK;
+    if (strstr(name, "://")) {
+        st = hub_url_pull(h, name, watch, path, err);
+    } else {
+        st = hub_repo_parse(&r, name, err);
+        if (st == FL_OK) st = hub_repo_pull(&r, watch, path, err);
+    }
+    return st == FL_OK ? FL_OK : fl_wrap(err, st, "cannot pull %.120s", name);
+}
+
 fl_status hub_pull(const hub *h, const char *name, const hub_watch *watch, char **path, fl_err *err) {
     static const hub_watch silent = {0};
     int lock = -1;
     *path = NULL;
+    if (!watch) watch = &silent;
+    if (hub_is_remote(name)) return pull_remote(h, name, watch, path, err);
     fl_status st = hub_find(h, name, path, err);
     if (st != FL_OK || *path) return st;
-    pull p = {.h = h, .m = hub_catalogue_find(h, name), .watch = watch ? watch : &silent, .tmp_lock = -1};
+    if (hub_offline()) return fl_fail(err, FL_EIO, "cannot pull %s: it is not in the cache, and this is offline", name);
+    pull p = {.h = h, .m = hub_catalogue_find(h, name), .watch = watch, .tmp_lock = -1};
     st = wait_for_lock(&p, &lock, err);
     if (st == FL_OK) st = hub_find_complete(h, p.m, path, err);
     if (st == FL_OK && !*path) {

