@@ -37,6 +37,7 @@ extern const cmd_command cmd_commands[];
 int cmd_exit(fl_status st);
 
 int cmd_run(const cmd_options *o, fl_err *err);
+int cmd_chat(const cmd_options *o, fl_err *err);
 int cmd_score(const cmd_options *o, fl_err *err);
 int cmd_tokenize(const cmd_options *o, fl_err *err);
 int cmd_detokenize(const cmd_options *o, fl_err *err);

@@ -11,9 +11,12 @@
 const cmd_command cmd_commands[] = {
     {"run", CMD_RUN, cmd_run, "MODEL [PROMPT]", 1, 2, "answer a prompt, or chat",
      "The prompt is a user message in the model's chat template; piped stdin is the prompt when there is none.\n"
-     "On a terminal without a prompt it chats: Ctrl-D ends, Ctrl-C stops an answer.\n"
+     "On a terminal without a prompt it is the same as chat.\n"
      "Without any sampling option: temperature 0.8, top-k 40, top-p 0.95. As soon as one of --temperature, --top-p,\n"
      "--top-k and --min-p is given, the filters not given are off (the temperature stays 0.8 unless given)."},
+    {"chat", CMD_CHAT, cmd_chat, "MODEL", 1, 1, "talk with a model",
+     "Lines are edited with libedit where the machine has it; /help inside shows the commands of a chat. Ctrl-C stops\n"
+     "an answer, on an empty line it ends the chat; Ctrl-D ends. From a pipe each line is a question."},
     {"score", CMD_SCORE, cmd_score, "MODEL", 1, 1, "log-probability of a text",
      "Takes one of --text, --file and --tokens, or stdin."},
     {"tokenize", CMD_TOKENIZE, cmd_tokenize, "MODEL [TEXT]", 1, 2, "text to token ids",
