@@ -1,5 +1,6 @@
 /* flambeau - the program: finds the command, parses its options, runs it, prints the one error line. */
 #include "cmd/cmd_int.h"
+#include "cmd/manual.h"
 #include "cmd/out.h"
 #include "cmd/signal.h"
 #include "cmd/term.h"
@@ -62,12 +63,31 @@ static void print_help(FILE *f) {
     fprintf(f, "\nMODEL is a .gguf file or a name from 'flambeau list', which is downloaded when it is missing.\n");
 }
 
+/* flambeau help --man [COMMAND], --bash, --zsh: what `make install` installs. */
+static int print_manual(int argc, char **argv, fl_err *err) {
+    base_buf b = {0};
+    const cmd_command *command = argc > 1 ? find_command(argv[1]) : NULL;
+    if (argc > 1 && !command) return unknown_command(argv[1], err);
+    if (strcmp(argv[0], "--man") == 0)
+        cmd_manual_page(&b, command);
+    else if (strcmp(argv[0], "--bash") == 0)
+        cmd_manual_bash(&b);
+    else if (strcmp(argv[0], "--zsh") == 0)
+        cmd_manual_zsh(&b);
+    else
+        return cmd_usage(err, "flambeau help has no option %.40s; there are --man, --bash and --zsh", argv[0]);
+    fl_status st = cmd_out_flush(&b, err);
+    base_buf_clear(&b);
+    return cmd_exit(st);
+}
+
 /* flambeau help [COMMAND] */
 static int help(int argc, char **argv, fl_err *err) {
     if (argc == 0) {
         print_help(stdout);
         return CMD_OK;
     }
+    if (argv[0][0] == '-') return print_manual(argc, argv, err);
     const cmd_command *command = find_command(argv[0]);
     if (!command) return unknown_command(argv[0], err);
     cmd_options_help(command);

@@ -322,6 +322,16 @@ fl_status cmd_options_parse(cmd_options *o, const cmd_command *command, int argc
     return FL_OK;
 }
 
+bool cmd_options_next(unsigned command, uint32_t *at, cmd_option_view *out) {
+    while (*at < N_OPTIONS) {
+        const option *o = &options[(*at)++];
+        if (!(o->commands & command)) continue;
+        *out = (cmd_option_view){o->name, o->letter, o->value, o->help};
+        return true;
+    }
+    return false;
+}
+
 static void print_options(const cmd_command *command, bool of_engine) {
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const option *o = &options[i];

@@ -78,6 +78,16 @@ FL_CHECKED fl_status cmd_options_change(cmd_options *o, const char *name, const 
 /* A line on stderr for each setting of a chat: its name and value. */
 void cmd_options_settings(const cmd_options *o);
 
+/* What the help says of an option. */
+typedef struct {
+    const char *name;         /* without "--"; NULL: a letter only */
+    char letter;              /* 0: none */
+    const char *value, *help; /* value NULL: a flag */
+} cmd_option_view;
+
+/* The options of a command (its bit), one a call, from *at = 0 on; false after the last. */
+bool cmd_options_next(unsigned command, uint32_t *at, cmd_option_view *out);
+
 /* Prints the help text of a command on stdout. */
 void cmd_options_help(const cmd_command *command);
 
