@@ -33,6 +33,9 @@ const cmd_command cmd_commands[] = {
     {"pull", CMD_PULL, cmd_pull, "NAME", 1, 1, "download a model", "flambeau list --json shows the names."},
     {"list", CMD_LIST, cmd_list, "", 0, 0, "models known and downloaded", NULL},
     {"rm", CMD_RM, cmd_rm, "NAME", 1, 1, "remove a downloaded model", NULL},
+    {"doctor", CMD_DOCTOR, cmd_doctor, "", 0, 0, "what this machine has, and whether it works",
+     "Looks at the CPU and its kernels, which it tests against the reference, at memory, limits, libraries, the cache\n"
+     "and the disk: a line each, beginning with ok, note or bad. The exit code is 1 if anything is bad."},
     {.name = NULL},
 };
 

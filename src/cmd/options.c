@@ -33,7 +33,7 @@ enum {
     SAMPLING = CMD_RUN | CMD_CHAT,
     SETTING = SAMPLING | CMD_SETTING,
     ALL = CMD_RUN | CMD_SCORE | CMD_TOKENIZE | CMD_DETOKENIZE | CMD_TEMPLATE | CMD_BENCH | CMD_SHOW | CMD_PULL |
-          CMD_LIST | CMD_RM | CMD_CHAT,
+          CMD_LIST | CMD_RM | CMD_CHAT | CMD_DOCTOR,
 };
 
 #define AT(field) offsetof(cmd_options, field)

@@ -30,6 +30,7 @@ enum {
     CMD_LIST = 1 << 8,
     CMD_RM = 1 << 9,
     CMD_CHAT = 1 << 10,
+    CMD_DOCTOR = 1 << 11,
     CMD_SETTING = 1 << 30, /* no command: a chat may change it */
 };
 
