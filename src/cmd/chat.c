@@ -491,6 +491,7 @@ fl_status cmd_chat_talk(const cmd_session *s, fl_err *err) {
 
 int cmd_chat(const cmd_options *o, fl_err *err) {
     if (o->raw && o->system) return cmd_usage(err, "--system needs a chat, --raw has none; leave one out");
+    if (o->raw && o->chat_template) return cmd_usage(err, "--chat-template has no effect with --raw; leave one out");
     cmd_session s;
     int code = cmd_session_open(&s, o, err);
     if (code != CMD_OK) return code;

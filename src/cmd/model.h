@@ -9,6 +9,9 @@
  * The caller owns *out. Errors: those of fl_model_open and of the download. */
 FL_CHECKED fl_status cmd_model_open(fl_model **out, const char *name, fl_err *err);
 
+/* The same for o's first argument, with the template of --chat-template. Errors: also those of that file. */
+FL_CHECKED fl_status cmd_model_open_chat(fl_model **out, const cmd_options *o, fl_err *err);
+
 /* The engine options that the command line gives; the command fills in the rest. */
 void cmd_model_engine_options(const cmd_options *o, fl_engine_options *options);
 

@@ -56,6 +56,8 @@ static const option options[] = {
     {"stop", 0, KIND_STOP, SAMPLING, AT(stop), 0, 0, "TEXT", "ends the answer before TEXT; up to 16 times"},
     {"ignore-eos", 0, KIND_FLAG, SAMPLING, AT(ignore_eos), 0, 0, NULL, "go on after the model's end token"},
     {"system", 0, KIND_TEXT, SAMPLING, AT(system), 0, 0, "TEXT", "a system message before the prompt"},
+    {"chat-template", 0, KIND_TEXT, SAMPLING | CMD_TEMPLATE, AT(chat_template), 0, 0, "FILE",
+     "a Jinja template instead of the model's own"},
     {"raw", 0, KIND_FLAG, SAMPLING, AT(raw), 0, 0, NULL, "the prompt as plain text, without the chat template"},
     {"tokens", 0, KIND_TEXT, CMD_RUN | CMD_SCORE, AT(tokens), 0, 0, "IDS",
      "token ids 1,2,3 instead of text; nothing is added"},

@@ -54,7 +54,7 @@ typedef struct {
     bool has_seed, ignore_eos, raw;
     const char *stop[CMD_STOP_MAX];
     uint32_t n_stop;
-    const char *system, *tokens;
+    const char *system, *tokens, *chat_template;
 
     const char *text, *file, *logits, *batch_with;
     uint32_t top, chunk; /* chunk 0: not given */

@@ -119,6 +119,8 @@ static int find_prompt(const cmd_options *o, base_buf *piped, const char **text,
         return cmd_usage(err, "--system needs a chat, --tokens is taken as it is; leave one out");
     if (o->raw && o->system)
         return cmd_usage(err, "--system needs a chat, --raw has none; put the text into the prompt");
+    if (o->chat_template && (o->raw || o->tokens))
+        return cmd_usage(err, "--chat-template has no effect with --raw and --tokens; leave one out");
     if (o->tokens) return CMD_OK;
     if (o->n_args > 1) {
         *text = o->args[1];

@@ -24,7 +24,7 @@ void cmd_session_close(cmd_session *s) {
 int cmd_session_open(cmd_session *s, const cmd_options *o, fl_err *err) {
     double start = cmd_term_now_ms();
     *s = (cmd_session){.o = o};
-    if (cmd_model_open(&s->model, o->args[0], err) != FL_OK) return cmd_exit(err->code);
+    if (cmd_model_open_chat(&s->model, o, err) != FL_OK) return cmd_exit(err->code);
     fl_engine_options options;
     cmd_model_engine_options(o, &options);
     options.max_num_seqs = 1;
