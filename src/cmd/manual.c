@@ -82,7 +82,7 @@ void cmd_manual_page(base_buf *b, const cmd_command *command) {
 
 static bool takes_file(const cmd_option_view *v) { return v->value && strcmp(v->value, "FILE") == 0; }
 static bool takes_model(const cmd_command *c) {
-    return strncmp(c->arguments, "MODEL", 5) == 0 || strcmp(c->arguments, "NAME") == 0;
+    return strstr(c->arguments, "MODEL") || strcmp(c->arguments, "NAME") == 0;
 }
 
 /* "-t --threads " for every option; files: only those whose value is a file. */

@@ -15,15 +15,20 @@ static bool is_path(const char *name) {
     return strchr(name, '/') || (n > 5 && strcmp(name + n - 5, ".gguf") == 0) || access(name, F_OK) == 0;
 }
 
-fl_status cmd_model_open(fl_model **out, const char *name, fl_err *err) {
-    *out = NULL;
+fl_status cmd_model_path(char **path, const char *name, fl_err *err) {
+    *path = NULL;
     if (*name == '\0')
         return fl_fail(err, FL_EIO, "MODEL is empty; wanted a .gguf file or a name from 'flambeau list'");
-    if (is_path(name)) return fl_model_open(out, name, err);
+    if (!is_path(name)) return cmd_pull_find(name, path, err);
+    *path = base_strdup(name);
+    return *path ? FL_OK : fl_fail(err, FL_ENOMEM, "no memory for a path");
+}
+
+fl_status cmd_model_open(fl_model **out, const char *name, fl_err *err) {
+    *out = NULL;
     char *path;
-    fl_status st = cmd_pull_find(name, &path, err);
-    if (st != FL_OK) return st;
-    st = fl_model_open(out, path, err);
+    fl_status st = cmd_model_path(&path, name, err);
+    if (st == FL_OK) st = fl_model_open(out, path, err);
     base_free(path);
     return st;
 }

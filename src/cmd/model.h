@@ -5,6 +5,10 @@
 #include "cmd/options.h"
 #include "flambeau.h"
 
+/* The path of what was typed as MODEL; a model known by name that is missing is pulled. *path is the caller's
+ * (base_free). Errors: FL_EIO for an empty name, those of the download. */
+FL_CHECKED fl_status cmd_model_path(char **path, const char *name, fl_err *err);
+
 /* Opens a .gguf file, or a model of the catalogue or the cache by name; one that is missing is pulled, with a bar.
  * The caller owns *out. Errors: those of fl_model_open and of the download. */
 FL_CHECKED fl_status cmd_model_open(fl_model **out, const char *name, fl_err *err);
