@@ -53,6 +53,8 @@ all: $B/flambeau $B/libflambeau.so $B/hello
 
 # One instruction set per file: the name says which (src/dev/cpu/x86/avx2_*.c).
 $B/src/dev/cpu/x86/avx2%.o: CFLAGS_ISA := -mavx2 -mfma -mf16c
+# The reference is plain loops over integers for the most part: let the compiler vectorise those.
+$B/src/dev/cpu/ref/%.o: CFLAGS_ISA := -O3
 
 $B/%.o: %.c Makefile VERSION
 	@mkdir -p $(@D)

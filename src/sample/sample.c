@@ -96,13 +96,16 @@ static void sift_down(uint32_t *heap, uint32_t n, uint32_t i, const float *x) {
     }
 }
 
-/* Sum of exp(x - max) over the candidates: chunks of 1,024 ids, 16 lanes each, chunks added in order. */
-static float sum_exp(const uint32_t *ids, uint32_t n, const float *x, float max) {
+/* p[i] = exp(x - max) of candidate i; returns their sum: chunks of 1,024 ids, 16 lanes each, chunks added in order. */
+static float sum_exp(const sample_row_math *math, const uint32_t *ids, uint32_t n, const float *x, float max,
+                     float *p) {
     float total = 0;
+    for (uint32_t i = 0; i < n; i++) p[i] = x[ids[i]];
+    math->exp_sub(p, p, max, n);
     for (uint32_t i = 0; i < n;) {
         float lane[LANES] = {0};
         uint32_t chunk = ids[i] / CHUNK;
-        for (; i < n && ids[i] / CHUNK == chunk; i++) lane[ids[i] % LANES] += vm_exp(x[ids[i]] - max);
+        for (; i < n && ids[i] / CHUNK == chunk; i++) lane[ids[i] % LANES] += p[i];
         for (int step = LANES / 2; step > 0; step /= 2)
             for (int j = 0; j < step; j++) lane[j] += lane[j + step];
         total += lane[0];
@@ -111,8 +114,9 @@ static float sum_exp(const uint32_t *ids, uint32_t n, const float *x, float max)
 }
 
 /* Keeps candidates in order (larger first, ties by id) through the first whose running sum reaches p of the whole. */
-static uint32_t keep_top_p(uint32_t *ids, uint32_t n, const float *x, float max, float p) {
-    float goal = p * sum_exp(ids, n, x, max), sum = 0;
+static uint32_t keep_top_p(const sample_params *s, const sample_row_math *math, uint32_t *ids, uint32_t n,
+                           const float *x, float max, float *scratch) {
+    float goal = s->top_p * sum_exp(math, ids, n, x, max, scratch), sum = 0;
     for (uint32_t i = n / 2; i-- > 0;) sift_down(ids, n, i, x);
     uint32_t left = n;
     while (left > 0) { /* the heap's top goes to the end of the shrinking heap */
@@ -180,11 +184,11 @@ static uint32_t keep_candidates(const sample_params *s, const float *logits, uin
     return n;
 }
 
-static uint32_t draw_filtered(const sample_params *s, const float *logits, uint32_t n_vocab, uint32_t top, float *x,
-                              uint32_t *ids, float *copy) {
+static uint32_t draw_filtered(const sample_params *s, const sample_row_math *math, const float *logits,
+                              uint32_t n_vocab, uint32_t top, float *x, uint32_t *ids, float *copy) {
     float max = logits[top] / s->temperature;
     uint32_t n = keep_candidates(s, logits, n_vocab, max, x, ids, copy);
-    if (s->top_p < 1) n = keep_top_p(ids, n, x, max, s->top_p);
+    if (s->top_p < 1) n = keep_top_p(s, math, ids, n, x, max, copy);
     return draw(s, ids, n, x, top);
 }
 
@@ -221,6 +225,7 @@ void sample_row(const sample_params *s, const sample_row_math *math, float *logi
         out->token = top = math->argmax(logits, n_vocab, &finite);
     }
     if (s->temperature >= 1e-5f)
-        out->token = draw_filtered(s, logits, n_vocab, top, x, (uint32_t *)scratch + n_vocab, x + 2 * (size_t)n_vocab);
+        out->token =
+            draw_filtered(s, math, logits, n_vocab, top, x, (uint32_t *)scratch + n_vocab, x + 2 * (size_t)n_vocab);
     if (s->logprobs) out->logprob = raw_logit(s, logits, raw, out->token) - lse;
 }

@@ -55,6 +55,7 @@ typedef struct {
 typedef struct {
     uint32_t (*argmax)(const float *x, uint32_t n, bool *finite);
     float (*logsumexp)(const float *x, uint32_t n);
+    void (*exp_sub)(float *y, const float *x, float sub, uint32_t n); /* exp(x - sub) */
 } sample_row_math;
 
 /* Bytes of scratch for one row. */

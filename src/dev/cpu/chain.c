@@ -18,27 +18,32 @@ static const float *weight_vector(const cpu_group *g, graph_value v) {
     return g->weights[cpu_node(g, v)->weight]->vector;
 }
 
-void cpu_elem(const cpu_group *g, const cpu_step *s, graph_value v, graph_value x_of, uint32_t row, uint32_t col,
-              uint32_t n, const float *x, float *y) {
+/* The other input of an op of two, as a block that lies like b. */
+static const float *other_input(const cpu_group *g, const cpu_step *s, const graph_node *node, graph_value x_of,
+                                const cpu_block *b, size_t *stride) {
+    graph_value other = node->in[0] == x_of ? node->in[1] : node->in[0];
+    *stride = node->cols;
+    return cpu_value_row(g, s, other, b->row) + b->col;
+}
+
+void cpu_elem(const cpu_group *g, const cpu_step *s, graph_value v, graph_value x_of, const cpu_block *b) {
     const graph_node *node = cpu_node(g, v);
     const cpu_row_kernels *k = g->set->row;
-    switch (node->op) {
-        case OP_BIAS: k->add(y, x, weight_vector(g, v) + col, n); return;
-        case OP_SCALE: k->scale(y, x, node->factor, n); return;
-        case OP_SOFTCAP: k->softcap(y, x, node->factor, n); return;
-        case OP_ADD: { /* addition is commutative to the bit, so the side of x does not matter */
-            graph_value other = node->in[0] == x_of ? node->in[1] : node->in[0];
-            k->add(y, x, cpu_value_row(g, s, other, row) + col, n);
-            return;
+    const bool gate = node->in[0] == x_of; /* x is the gate of a gated op; addition does not mind the side */
+    size_t stride = 0;
+    const float *o = NULL;
+    if (op_get(node->op)->n_inputs == 2) o = other_input(g, s, node, x_of, b, &stride);
+    float *y = b->y;
+    for (uint32_t r = 0; r < b->n_rows; r++, y += b->stride, o = o ? o + stride : NULL) {
+        switch (node->op) {
+            case OP_BIAS: k->add(y, y, weight_vector(g, v) + b->col, b->n); break;
+            case OP_SCALE: k->scale(y, y, node->factor, b->n); break;
+            case OP_SOFTCAP: k->softcap(y, y, node->factor, b->n); break;
+            case OP_ADD: k->add(y, y, o, b->n); break;
+            case OP_SILU_MUL: k->silu_mul(y, gate ? y : o, gate ? o : y, b->n); break;
+            case OP_GELU_TANH_MUL: k->gelu_tanh_mul(y, gate ? y : o, gate ? o : y, b->n); break;
+            default: fl_assert(0 && "an element-wise op");
         }
-        case OP_SILU_MUL:
-        case OP_GELU_TANH_MUL: {
-            const float *other = cpu_value_row(g, s, node->in[0] == x_of ? node->in[1] : node->in[0], row) + col;
-            const float *gate = node->in[0] == x_of ? x : other, *up = node->in[0] == x_of ? other : x;
-            (node->op == OP_SILU_MUL ? k->silu_mul : k->gelu_tanh_mul)(y, gate, up, n);
-            return;
-        }
-        default: fl_assert(0 && "an element-wise op");
     }
 }
 
@@ -66,7 +71,10 @@ static void row_op(const cpu_group *g, const cpu_step *s, graph_value v, uint32_
         case OP_ADD: k->add(y, a, b, n->cols); return;
         case OP_SILU_MUL: k->silu_mul(y, a, b, n->cols); return;
         case OP_GELU_TANH_MUL: k->gelu_tanh_mul(y, a, b, n->cols); return;
-        default: cpu_elem(g, s, v, n->in[0], row, 0, n->cols, a, y); return;
+        default:
+            if (y != a) memcpy(y, a, n->cols * sizeof *y);
+            cpu_elem(g, s, v, n->in[0], &(cpu_block){row, 1, 0, n->cols, y, n->cols});
+            return;
     }
 }
 
@@ -148,7 +156,7 @@ static void embed_launch(const cpu_group *g, const cpu_step *s, uint32_t thread,
         t->decode(w->rows + (size_t)id * w->row_bytes, y, w->desc.k);
         graph_value x = g->g->mains[0];
         for (uint32_t i = 0; i < g->g->n_post; x = g->g->post[i++])
-            cpu_elem(g, s, g->g->post[i], x, row, 0, w->desc.k, y, y);
+            cpu_elem(g, s, g->g->post[i], x, &(cpu_block){row, 1, 0, w->desc.k, y, w->desc.k});
     }
 }
 

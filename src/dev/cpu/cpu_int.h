@@ -115,9 +115,14 @@ size_t cpu_chain_scratch(const cpu_group *g);
 /* Computes the group's prologue for one row and returns the value that leads to the main op's first input. Values that
  * later groups read are written to their places when `store`. */
 const float *cpu_chain_row(const cpu_group *g, const cpu_step *s, uint32_t row, float *scratch, bool store);
-/* Applies an element-wise op to columns [col, col + n) of a row: y = op(x, ...). */
-void cpu_elem(const cpu_group *g, const cpu_step *s, graph_value v, graph_value x_of, uint32_t row, uint32_t col,
-              uint32_t n, const float *x, float *y);
+/* Columns [col, col + n) of rows [row, row + n_rows) of a value, at y, rows `stride` floats apart. */
+typedef struct {
+    uint32_t row, n_rows, col, n;
+    float *y;
+    size_t stride;
+} cpu_block;
+/* Applies an element-wise op in place to a block of the value x_of, one of the op's inputs. */
+void cpu_elem(const cpu_group *g, const cpu_step *s, graph_value v, graph_value x_of, const cpu_block *b);
 /* Marks the sequence of a row as not finite. */
 void cpu_mark_bad(const cpu_step *s, graph_rows rows, uint32_t row);
 

@@ -87,6 +87,7 @@ typedef struct {
     void (*rope)(float *x, const float *cos, const float *sin, uint32_t d, bool half);
     /* Index of the largest value, the lowest among equals; *finite false if any is NaN or +inf, or none is finite. */
     uint32_t (*argmax)(const float *x, uint32_t n, bool *finite);
+    void (*exp_sub)(float *y, const float *x, float sub, uint32_t n); /* exp(x - sub) */
     /* Log of the sum of exp over the row: chunks of 1,024, 16 lanes each, folded left to right. */
     float (*logsumexp)(const float *x, uint32_t n);
 } cpu_row_kernels;

@@ -92,12 +92,24 @@ static graph_value tail_of(const cpu_group *g, uint32_t m) {
     return v;
 }
 
-static void post_ops(const cpu_group *g, const cpu_step *s, uint32_t m, uint32_t row, uint32_t col, uint32_t n,
-                     float *y) {
+static void post_ops(const cpu_group *g, const cpu_step *s, uint32_t m, const cpu_block *b) {
     graph_value x = g->g->paired ? g->g->post[0] : g->g->mains[m];
     for (uint32_t i = g->g->paired; i < g->g->n_post; i++) {
         if (g->g->post_main[i] != m) continue;
-        cpu_elem(g, s, g->g->post[i], x, row, col, n, y, y);
+        cpu_elem(g, s, g->g->post[i], x, b);
+        x = g->g->post[i];
+    }
+}
+
+/* Asks for what the post ops of a block will read beside it: a line per row, too far apart for the hardware to guess. */
+static void prefetch_posts(const cpu_group *g, const cpu_step *s, uint32_t m, uint32_t row, uint32_t n_rows,
+                           uint32_t col) {
+    graph_value x = g->g->mains[m];
+    for (uint32_t i = 0; i < g->g->n_post; i++) {
+        const graph_node *node = cpu_node(g, g->g->post[i]);
+        if (g->g->post_main[i] != m || node->op != OP_ADD || g->g->paired) continue;
+        const float *o = cpu_value_row(g, s, node->in[0] == x ? node->in[1] : node->in[0], row) + col;
+        for (uint32_t r = 0; r < n_rows; r++, o += node->cols) __builtin_prefetch(o);
         x = g->g->post[i];
     }
 }
@@ -135,14 +147,14 @@ static void run_tile(const tile_job *j, uint32_t m, uint32_t tile) {
         uint32_t nt = rows - t0 < BLOCK_TOKENS ? rows - t0 : BLOCK_TOKENS;
         float *y = direct ? cpu_value_row(g, j->s, out, t0) + col : j->block[0];
         size_t stride = direct ? width : CPU_TILE_ROWS;
+        prefetch_posts(g, j->s, m, t0, nt, col);
         for (int side = 0; side < 2 && w[side]; side++)
             k->product(w[side], tile, panels ? j->panel[side] : NULL, j->a, t0, nt, side ? j->block[1] : y, stride);
-        for (uint32_t t = 0; t < nt; t++) {
-            float *row = y + t * stride;
-            if (g->g->paired) combine(g, row, j->block[1] + t * CPU_TILE_ROWS, n);
-            post_ops(g, j->s, m, t0 + t, col, n, row);
-            if (!direct) memcpy(cpu_value_row(g, j->s, out, t0 + t) + col, row, n * sizeof *row);
-        }
+        for (uint32_t t = 0; t < nt && g->g->paired; t++)
+            combine(g, y + t * stride, j->block[1] + t * CPU_TILE_ROWS, n);
+        post_ops(g, j->s, m, &(cpu_block){t0, nt, col, n, y, stride});
+        for (uint32_t t = 0; t < nt && !direct; t++)
+            memcpy(cpu_value_row(g, j->s, out, t0 + t) + col, y + t * stride, n * sizeof *y);
     }
 }
 

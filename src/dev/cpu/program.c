@@ -184,7 +184,7 @@ static size_t sample_scratch(const cpu_group *g) { return sample_scratch_bytes(g
 static void sample_launch(const cpu_group *g, const cpu_step *s, uint32_t thread, uint32_t n_threads) {
     const uint32_t n_vocab = g->plan->g->n_vocab;
     const graph_value logits = cpu_node(g, g->g->mains[0])->in[0];
-    const sample_row_math math = {g->set->row->argmax, g->set->row->logsumexp};
+    const sample_row_math math = {g->set->row->argmax, g->set->row->logsumexp, g->set->row->exp_sub};
     for (uint32_t r = thread; r < s->t->n_rows; r += n_threads) {
         float *row = cpu_value_row(g, s, logits, r);
         if (s->out->logits) memcpy(s->out->logits + (size_t)r * n_vocab, row, n_vocab * sizeof *row);

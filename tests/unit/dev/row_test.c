@@ -64,6 +64,9 @@ static void check_rows(const cpu_kernels *set, uint32_t n) {
     memcpy(got, x, n * sizeof *x); /* in place */
     b->softcap(got, got, 30.0f, n);
     same("softcap in place", set, n);
+    a->exp_sub(want, x, 1.5f, n);
+    b->exp_sub(got, x, 1.5f, n);
+    same("exp_sub", set, n);
     float la = a->logsumexp(x, n), lb = b->logsumexp(x, n);
     CHECKF(memcmp(&la, &lb, sizeof la) == 0, "%s logsumexp n %u: %a %a", set->isa, n, (double)la, (double)lb);
 }

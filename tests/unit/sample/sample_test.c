@@ -23,7 +23,7 @@ static sample_row_math row_math(uint32_t set) {
     uint32_t n;
     const cpu_kernels *const *all = cpu_kernels_all(&n);
     const cpu_kernels *k = set < n && all[set]->supported() ? all[set] : all[n - 1];
-    return (sample_row_math){k->row->argmax, k->row->logsumexp};
+    return (sample_row_math){k->row->argmax, k->row->logsumexp, k->row->exp_sub};
 }
 
 /* Samples a copy of `logits`. */

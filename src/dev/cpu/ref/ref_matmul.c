@@ -115,10 +115,11 @@ static weight_group group_get(dtype type, const uint8_t *row, uint32_t t) {
 
 static float q8_add(float acc, const weight_group *w, const act_group *x, bool with_min) {
     int32_t half[2] = {0, 0}, sum = 0;
-    for (int i = 0; i < GROUP; i++) {
-        half[i / 16] += w->code[i] * x->q[i];
-        sum += x->q[i];
-    }
+    for (int h = 0; h < 2; h++)
+        for (int i = 0; i < GROUP / 2; i++) {
+            half[h] += w->code[16 * h + i] * x->q[16 * h + i];
+            sum += x->q[16 * h + i];
+        }
     const int32_t isum = w->scale[0] * half[0] + w->scale[1] * half[1];
     acc = fmaf((float)isum, w->dw * x->dx, acc);
     return with_min ? fmaf((float)(w->min * sum), w->m * x->dx, acc) : acc;

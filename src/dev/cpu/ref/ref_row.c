@@ -8,6 +8,7 @@
  *     silu_mul       (g * sigmoid(g)) * u
  *     gelu_tanh_mul  ((0.5 g) * (1 + tanh(sqrt(2/pi) * fma(0.044715, (g * g) * g, g)))) * u
  *     softcap        cap * tanh(x / cap)
+ *     exp_sub        exp(x - sub)
  *     logsumexp      per chunk of 1,024: m = max, l = 16-lane sum of exp(x - m);
  *                    fold M = max(m1, m2), l = (l1 * exp(m1 - M)) + (l2 * exp(m2 - M)); M + log(l)
  * The gate at -infinity gives NaN in the two activations, as infinity times 0 does.
@@ -50,6 +51,10 @@ static void gelu_tanh_mul(float *y, const float *gate, const float *up, uint32_t
 
 static void softcap(float *y, const float *x, float cap, uint32_t n) {
     for (uint32_t k = 0; k < n; k++) y[k] = cap * vm_tanh(x[k] / cap);
+}
+
+static void exp_sub(float *y, const float *x, float sub, uint32_t n) {
+    for (uint32_t k = 0; k < n; k++) y[k] = vm_exp(x[k] - sub);
 }
 
 static void rope_table(float *cos, float *sin, uint32_t pos, const float *inv_freq, uint32_t n) {
@@ -104,6 +109,7 @@ const cpu_row_kernels cpu_ref_row = {
     .silu_mul = silu_mul,
     .gelu_tanh_mul = gelu_tanh_mul,
     .softcap = softcap,
+    .exp_sub = exp_sub,
     .rope_table = rope_table,
     .rope = rope,
     .argmax = argmax,

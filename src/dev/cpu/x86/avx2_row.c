@@ -78,6 +78,11 @@ static void softcap(float *y, const float *x, float cap, uint32_t n) {
     for (uint32_t k = 0; k < n; k += LANES) give(y + k, n - k, c * vm_tanh(take(x + k, n - k) / c));
 }
 
+static void exp_sub(float *y, const float *x, float sub, uint32_t n) {
+    const vf s = vf_of(sub);
+    for (uint32_t k = 0; k < n; k += LANES) give(y + k, n - k, vm_exp(take(x + k, n - k) - s));
+}
+
 static void rope_table(float *cos, float *sin, uint32_t pos, const float *inv_freq, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) vm_sincos((float)pos * inv_freq[i], &sin[i], &cos[i]);
 }
@@ -170,6 +175,7 @@ const cpu_row_kernels cpu_avx2_row = {
     .silu_mul = silu_mul,
     .gelu_tanh_mul = gelu_tanh_mul,
     .softcap = softcap,
+    .exp_sub = exp_sub,
     .rope_table = rope_table,
     .rope = rope,
     .argmax = argmax,
