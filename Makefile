@@ -4,6 +4,7 @@
 #   make test-programs    the unit tests (run them with ./test.sh)
 #   make SAN=address,undefined | SAN=thread      the same under build/san-...
 #   make CC=clang DEBUG=1                        invariants checked after every call
+#   make fuzz             libFuzzer programs in build/san-fuzzer-no-link-address-undefined/fuzz/ (clang)
 #   make dist             a tarball whose binary needs only libc and libm
 #   make install PREFIX=/usr/local
 CC      ?= gcc
@@ -74,12 +75,24 @@ $B/hello: examples/hello.c $B/libflambeau.a
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $< $B/libflambeau.a $(LIBS)
 
 # cmd/ is not in the library: its test links the parts that need no model.
-$B/tests/cmd/cmd_test: $B/src/cmd/input.o $B/src/cmd/json.o $B/src/cmd/options.o
+$B/tests/cmd/cmd_test: $B/src/cmd/input.o $B/src/cmd/json.o $B/src/cmd/options.o $B/src/cmd/out.o
 
 test-programs: $(TESTS) all
 $B/tests/%: tests/unit/%.c tests/test.h tests/test.c $B/libflambeau.a
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -Itests -MMD -MP $(LDFLAGS) -o $@ $< $(filter %.o,$^) tests/test.c $B/libflambeau.a $(LIBS)
+
+# Fuzzing: clang's libFuzzer over a library that counts what it covers. A target is tests/fuzz/NAME_fuzz.c.
+.PHONY: fuzz fuzz-programs
+SAN_FUZZ := fuzzer-no-link,address,undefined
+FUZZ := $(patsubst tests/fuzz/%_fuzz.c,$B/fuzz/%,$(wildcard tests/fuzz/*_fuzz.c))
+fuzz:
+	@$(MAKE) CC=clang SAN=$(SAN_FUZZ) CFLAGS=-fno-sanitize-recover=undefined fuzz-programs
+fuzz-programs: $(FUZZ)
+$B/fuzz/cmd: $B/src/cmd/input.o $B/src/cmd/json.o $B/src/cmd/options.o $B/src/cmd/out.o
+$B/fuzz/%: tests/fuzz/%_fuzz.c $B/libflambeau.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -I. -MMD -MP $(LDFLAGS) -fsanitize=fuzzer -o $@ $< $(filter %.o,$^) $B/libflambeau.a $(LIBS)
 
 check:
 	@tools/check.sh
@@ -90,7 +103,21 @@ format:
 dist: all
 	@tools/dist.sh $(VERSION) $B
 
-install: all
+# Manual pages and completion come from the tables of the program.
+COMMANDS = $(shell $B/flambeau help | sed -n 's/^  flambeau \([a-z]*\) .*/\1/p')
+.PHONY: manual
+manual: $B/flambeau
+	@mkdir -p $B/doc
+	@$B/flambeau help --man >$B/doc/flambeau.1
+	@for c in $(filter-out help,$(COMMANDS)); do $B/flambeau help --man $$c >$B/doc/flambeau-$$c.1 || exit 1; done
+	@$B/flambeau help --bash >$B/doc/flambeau.bash
+	@$B/flambeau help --zsh >$B/doc/_flambeau
+
+install: all manual
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 $B/doc/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -D -m 644 $B/doc/flambeau.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/flambeau
+	install -D -m 644 $B/doc/_flambeau $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_flambeau
 	install -D -m 755 $B/flambeau $(DESTDIR)$(PREFIX)/bin/flambeau
 	install -D -m 644 $B/libflambeau.a $(DESTDIR)$(PREFIX)/lib/libflambeau.a
 	install -D -m 755 $B/libflambeau.so $(DESTDIR)$(PREFIX)/lib/libflambeau.so.0

@@ -99,7 +99,11 @@ FL_API FL_CHECKED fl_status fl_template_render(const fl_model *m, const char *co
                                                char **text, size_t *n_bytes, uint32_t **ids, size_t *n_ids,
                                                fl_err *err);
 
-/* The same with a template given as text: no model, no ids. */
+/* Takes another chat template for the model, given as text; before other threads use it. Errors: FL_EINVAL for a text that
+ * is no template (with its line): the model keeps the one it had; FL_ENOMEM. */
+FL_API FL_CHECKED fl_status fl_model_set_chat_template(fl_model *m, const char *source, size_t n_source, fl_err *err);
+
+/* Renders a template given as text: no model, no ids. */
 FL_API FL_CHECKED fl_status fl_template_render_source(const char *source, size_t n_source, const char *context_json,
                                                       const char *now, char **text, size_t *n_bytes, fl_err *err);
 

@@ -456,6 +456,9 @@ static fl_status print(const bench *b, const char *format, fl_err *err) {
 }
 
 int cmd_bench(const cmd_options *o, fl_err *err) {
+    if (o->n_args == 2 && strcmp(o->args[0], "startup") == 0) return cmd_startup(o, err);
+    if (o->n_args == 2)
+        return cmd_usage(err, "bench wants MODEL or startup MODEL, found one more: '%.60s'", o->args[1]);
     const char *format = o->bench_format ? o->bench_format : "table";
     if (strcmp(format, "table") != 0 && strcmp(format, "csv") != 0 && strcmp(format, "md") != 0)
         return cmd_usage(err, "-o wants table, csv or md, found '%.40s'; --json is an option of its own", format);

@@ -37,12 +37,15 @@ extern const cmd_command cmd_commands[];
 int cmd_exit(fl_status st);
 
 int cmd_run(const cmd_options *o, fl_err *err);
+int cmd_chat(const cmd_options *o, fl_err *err);
 int cmd_score(const cmd_options *o, fl_err *err);
 int cmd_tokenize(const cmd_options *o, fl_err *err);
 int cmd_detokenize(const cmd_options *o, fl_err *err);
 int cmd_template(const cmd_options *o, fl_err *err);
 int cmd_bench(const cmd_options *o, fl_err *err);
+int cmd_startup(const cmd_options *o, fl_err *err);
 int cmd_show(const cmd_options *o, fl_err *err);
+int cmd_doctor(const cmd_options *o, fl_err *err);
 int cmd_pull(const cmd_options *o, fl_err *err);
 int cmd_list(const cmd_options *o, fl_err *err);
 int cmd_rm(const cmd_options *o, fl_err *err);

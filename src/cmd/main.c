@@ -1,5 +1,6 @@
 /* flambeau - the program: finds the command, parses its options, runs it, prints the one error line. */
 #include "cmd/cmd_int.h"
+#include "cmd/manual.h"
 #include "cmd/out.h"
 #include "cmd/signal.h"
 #include "cmd/term.h"
@@ -12,9 +13,12 @@
 const cmd_command cmd_commands[] = {
     {"run", CMD_RUN, cmd_run, "MODEL [PROMPT]", 1, 2, "answer a prompt, or chat",
      "The prompt is a user message in the model's chat template; piped stdin is the prompt when there is none.\n"
-     "On a terminal without a prompt it chats: Ctrl-D ends, Ctrl-C stops an answer.\n"
+     "On a terminal without a prompt it is the same as chat.\n"
      "Without any sampling option: temperature 0.8, top-k 40, top-p 0.95. As soon as one of --temperature, --top-p,\n"
      "--top-k and --min-p is given, the filters not given are off (the temperature stays 0.8 unless given)."},
+    {"chat", CMD_CHAT, cmd_chat, "MODEL", 1, 1, "talk with a model",
+     "Lines are edited with libedit where the machine has it; /help inside shows the commands of a chat. Ctrl-C stops\n"
+     "an answer, on an empty line it ends the chat; Ctrl-D ends. From a pipe each line is a question."},
     {"score", CMD_SCORE, cmd_score, "MODEL", 1, 1, "log-probability of a text",
      "Takes one of --text, --file and --tokens, or stdin."},
     {"tokenize", CMD_TOKENIZE, cmd_tokenize, "MODEL [TEXT]", 1, 2, "text to token ids",
@@ -22,7 +26,10 @@ const cmd_command cmd_commands[] = {
     {"detokenize", CMD_DETOKENIZE, cmd_detokenize, "MODEL [IDS]", 1, 2, "token ids to text",
      "Without IDS reads stdin."},
     {"template", CMD_TEMPLATE, cmd_template, "MODEL|FILE.jinja", 1, 1, "render a chat template", NULL},
-    {"bench", CMD_BENCH, cmd_bench, "MODEL", 1, 1, "measure speed",
+    {"bench", CMD_BENCH, cmd_bench, "[startup] MODEL", 1, 2, "measure speed",
+     "bench startup runs the program anew for each sample: process start to first token, with the file out of the "
+     "page\n"
+     "cache and in it, -r times each.\n\n"
      "LIST is 1,8,32 or ranges: 1-4, 128-1024+128, 1-32*2. pp512 reads a prompt of 512 tokens, tg128 draws 128 "
      "tokens,\n"
      "tg128xb8 draws 128 tokens in each of 8 requests at once and counts all of them."},
@@ -39,6 +46,9 @@ const cmd_command cmd_commands[] = {
      "asked for again), FLAMBEAU_CACHE (where everything else is kept), https_proxy."},
     {"list", CMD_LIST, cmd_list, "", 0, 0, "models known and downloaded", NULL},
     {"rm", CMD_RM, cmd_rm, "NAME", 1, 1, "remove a downloaded model", NULL},
+    {"doctor", CMD_DOCTOR, cmd_doctor, "", 0, 0, "what this machine has, and whether it works",
+     "Looks at the CPU and its kernels, which it tests against the reference, at memory, limits, libraries, the cache\n"
+     "and the disk: a line each, beginning with ok, note or bad. The exit code is 1 if anything is bad."},
     {.name = NULL},
 };
 
@@ -72,12 +82,31 @@ static void print_help(FILE *f) {
         "when it is missing.\n");
 }
 
+/* flambeau help --man [COMMAND], --bash, --zsh: what `make install` installs. */
+static int print_manual(int argc, char **argv, fl_err *err) {
+    base_buf b = {0};
+    const cmd_command *command = argc > 1 ? find_command(argv[1]) : NULL;
+    if (argc > 1 && !command) return unknown_command(argv[1], err);
+    if (strcmp(argv[0], "--man") == 0)
+        cmd_manual_page(&b, command);
+    else if (strcmp(argv[0], "--bash") == 0)
+        cmd_manual_bash(&b);
+    else if (strcmp(argv[0], "--zsh") == 0)
+        cmd_manual_zsh(&b);
+    else
+        return cmd_usage(err, "flambeau help has no option %.40s; there are --man, --bash and --zsh", argv[0]);
+    fl_status st = cmd_out_flush(&b, err);
+    base_buf_clear(&b);
+    return cmd_exit(st);
+}
+
 /* flambeau help [COMMAND] */
 static int help(int argc, char **argv, fl_err *err) {
     if (argc == 0) {
         print_help(stdout);
         return CMD_OK;
     }
+    if (argv[0][0] == '-') return print_manual(argc, argv, err);
     const cmd_command *command = find_command(argv[0]);
     if (!command) return unknown_command(argv[0], err);
     cmd_options_help(command);

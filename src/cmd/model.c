@@ -1,5 +1,6 @@
 #include "cmd/model.h"
 
+#include "cmd/input.h"
 #include "cmd/pull.h"
 
 #include "base/mem.h"
@@ -18,16 +19,37 @@ static bool is_path(const char *name) {
     return strchr(name, '/') || gguf;
 }
 
-fl_status cmd_model_open(fl_model **out, const char *name, fl_err *err) {
-    *out = NULL;
+fl_status cmd_model_path(char **path, const char *name, fl_err *err) {
+    *path = NULL;
     if (*name == '\0')
         return fl_fail(err, FL_EIO, "MODEL is empty; wanted a .gguf file or a name from 'flambeau list'");
-    if (is_path(name)) return fl_model_open(out, name, err);
+    if (!is_path(name)) return cmd_pull_find(name, path, err);
+    *path = base_strdup(name);
+    return *path ? FL_OK : fl_fail(err, FL_ENOMEM, "no memory for a path");
+}
+
+fl_status cmd_model_open(fl_model **out, const char *name, fl_err *err) {
+    *out = NULL;
     char *path;
-    fl_status st = cmd_pull_find(name, &path, err);
-    if (st != FL_OK) return st;
-    st = fl_model_open(out, path, err);
+    fl_status st = cmd_model_path(&path, name, err);
+    if (st == FL_OK) st = fl_model_open(out, path, err);
     base_free(path);
+    return st;
+}
+
+fl_status cmd_model_open_chat(fl_model **out, const cmd_options *o, fl_err *err) {
+    base_buf source = {0};
+    *out = NULL;
+    fl_status st = o->chat_template ? cmd_input_read(o->chat_template, &source, err) : FL_OK;
+    if (st == FL_OK) st = cmd_model_open(out, o->args[0], err);
+    if (st == FL_OK && o->chat_template) {
+        st = fl_model_set_chat_template(*out, source.data ? source.data : "", source.len, err);
+        if (st != FL_OK) {
+            fl_model_close(*out);
+            *out = NULL;
+        }
+    }
+    base_buf_clear(&source);
     return st;
 }
 

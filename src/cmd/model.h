@@ -5,9 +5,16 @@
 #include "cmd/options.h"
 #include "flambeau.h"
 
+/* The path of what was typed as MODEL; a model known by name that is missing is pulled. *path is the caller's
+ * (base_free). Errors: FL_EIO for an empty name, those of the download. */
+FL_CHECKED fl_status cmd_model_path(char **path, const char *name, fl_err *err);
+
 /* Opens a .gguf file, or a model of the catalogue or the cache by name; one that is missing is pulled, with a bar.
  * The caller owns *out. Errors: those of fl_model_open and of the download. */
 FL_CHECKED fl_status cmd_model_open(fl_model **out, const char *name, fl_err *err);
+
+/* The same for o's first argument, with the template of --chat-template. Errors: also those of that file. */
+FL_CHECKED fl_status cmd_model_open_chat(fl_model **out, const cmd_options *o, fl_err *err);
 
 /* The engine options that the command line gives; the command fills in the rest. */
 void cmd_model_engine_options(const cmd_options *o, fl_engine_options *options);

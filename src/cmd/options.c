@@ -29,33 +29,36 @@ typedef struct {
 } option;
 
 enum {
-    ENGINE = CMD_RUN | CMD_SCORE | CMD_BENCH,
-    SAMPLING = CMD_RUN,
+    ENGINE = CMD_RUN | CMD_CHAT | CMD_SCORE | CMD_BENCH,
+    SAMPLING = CMD_RUN | CMD_CHAT,
+    SETTING = SAMPLING | CMD_SETTING,
     ALL = CMD_RUN | CMD_SCORE | CMD_TOKENIZE | CMD_DETOKENIZE | CMD_TEMPLATE | CMD_BENCH | CMD_SHOW | CMD_PULL |
-          CMD_LIST | CMD_RM,
+          CMD_LIST | CMD_RM | CMD_CHAT | CMD_DOCTOR,
 };
 
 #define AT(field) offsetof(cmd_options, field)
 #define U32_MAX   4294967295.0
 
 static const option options[] = {
-    {"max-tokens", 'n', KIND_COUNT, CMD_RUN, AT(max_tokens), 1, U32_MAX - 1, "N",
+    {"max-tokens", 'n', KIND_COUNT, SETTING, AT(max_tokens), 1, U32_MAX - 1, "N",
      "tokens of the answer (until the context is full)"},
-    {"temperature", 0, KIND_REAL, SAMPLING, AT(temperature), 0, 100, "T", "0 is greedy (0.8)"},
-    {"top-p", 0, KIND_REAL, SAMPLING, AT(top_p), 0, 1, "P", "the likeliest tokens with this share of the probability"},
-    {"top-k", 0, KIND_COUNT, SAMPLING, AT(top_k), 0, U32_MAX - 1, "K", "the K likeliest tokens; 0 is all"},
-    {"min-p", 0, KIND_REAL, SAMPLING, AT(min_p), 0, 1, "P", "tokens at least P times as likely as the likeliest"},
-    {"repetition-penalty", 0, KIND_REAL, SAMPLING, AT(repetition_penalty), 0.01, 100, "X",
+    {"temperature", 0, KIND_REAL, SETTING, AT(temperature), 0, 100, "T", "0 is greedy (0.8)"},
+    {"top-p", 0, KIND_REAL, SETTING, AT(top_p), 0, 1, "P", "the likeliest tokens with this share of the probability"},
+    {"top-k", 0, KIND_COUNT, SETTING, AT(top_k), 0, U32_MAX - 1, "K", "the K likeliest tokens; 0 is all"},
+    {"min-p", 0, KIND_REAL, SETTING, AT(min_p), 0, 1, "P", "tokens at least P times as likely as the likeliest"},
+    {"repetition-penalty", 0, KIND_REAL, SETTING, AT(repetition_penalty), 0.01, 100, "X",
      "divides the logits of tokens seen (1: off)"},
-    {"presence-penalty", 0, KIND_REAL, SAMPLING, AT(presence_penalty), -100, 100, "X",
+    {"presence-penalty", 0, KIND_REAL, SETTING, AT(presence_penalty), -100, 100, "X",
      "taken from tokens already drawn (0: off)"},
-    {"frequency-penalty", 0, KIND_REAL, SAMPLING, AT(frequency_penalty), -100, 100, "X",
+    {"frequency-penalty", 0, KIND_REAL, SETTING, AT(frequency_penalty), -100, 100, "X",
      "the same, per time drawn (0: off)"},
-    {"seed", 0, KIND_SEED, SAMPLING, AT(seed), 0, 0, "N", "draws the same answer again"},
+    {"seed", 0, KIND_SEED, SETTING, AT(seed), 0, 0, "N", "draws the same answer again"},
     {"stop", 0, KIND_STOP, SAMPLING, AT(stop), 0, 0, "TEXT", "ends the answer before TEXT; up to 16 times"},
     {"ignore-eos", 0, KIND_FLAG, SAMPLING, AT(ignore_eos), 0, 0, NULL, "go on after the model's end token"},
-    {"system", 0, KIND_TEXT, CMD_RUN, AT(system), 0, 0, "TEXT", "a system message before the prompt"},
-    {"raw", 0, KIND_FLAG, CMD_RUN, AT(raw), 0, 0, NULL, "the prompt as plain text, without the chat template"},
+    {"system", 0, KIND_TEXT, SAMPLING, AT(system), 0, 0, "TEXT", "a system message before the prompt"},
+    {"chat-template", 0, KIND_TEXT, SAMPLING | CMD_TEMPLATE, AT(chat_template), 0, 0, "FILE",
+     "a Jinja template instead of the model's own"},
+    {"raw", 0, KIND_FLAG, SAMPLING, AT(raw), 0, 0, NULL, "the prompt as plain text, without the chat template"},
     {"tokens", 0, KIND_TEXT, CMD_RUN | CMD_SCORE, AT(tokens), 0, 0, "IDS",
      "token ids 1,2,3 instead of text; nothing is added"},
     {"text", 0, KIND_TEXT, CMD_SCORE, AT(text), 0, 0, "TEXT", "the text to score"},
@@ -95,7 +98,7 @@ static const option options[] = {
     {"print-plan", 0, KIND_FLAG, ENGINE, AT(print_plan), 0, 0, NULL, "show the compiled plan on stderr first"},
     {"offline", 0, KIND_FLAG, ALL & ~(CMD_LIST | CMD_RM), AT(offline), 0, 0, NULL,
      "fetch nothing: only what is in the caches (or HF_HUB_OFFLINE=1)"},
-    {"json", 0, KIND_FLAG, ALL & ~CMD_RM, AT(json), 0, 0, NULL, "one JSON object on stdout"},
+    {"json", 0, KIND_FLAG, ALL & ~(CMD_RM | CMD_CHAT), AT(json), 0, 0, NULL, "one JSON object on stdout"},
     {"help", 'h', KIND_FLAG, ALL, AT(help), 0, 0, NULL, "this text"},
 };
 enum { N_OPTIONS = sizeof options / sizeof *options };
@@ -223,6 +226,39 @@ static fl_status set(cmd_options *o, const option *row, const char *shown, const
     }
 }
 
+fl_status cmd_options_change(cmd_options *o, const char *name, const char *value, fl_err *err) {
+    const option *row = find(CMD_SETTING, 0, name, strlen(name));
+    if (row) return set(o, row, row->name, value, err);
+    const char *names[N_OPTIONS + 1];
+    size_t n = 0;
+    for (size_t i = 0; i < N_OPTIONS; i++)
+        if (options[i].commands & CMD_SETTING) names[n++] = options[i].name;
+    names[n] = NULL;
+    const char *near = cmd_options_nearest(name, names);
+    if (near) return fl_fail(err, FL_EINVAL, "there is no setting '%.40s'; did you mean %s?", name, near);
+    return fl_fail(err, FL_EINVAL, "there is no setting '%.40s'; /set shows them", name);
+}
+
+/* A setting's value, "-" for one that was not given. */
+static void show_value(const cmd_options *o, const option *row, char text[32]) {
+    const void *field = (const char *)o + row->offset;
+    snprintf(text, 32, "-");
+    if (row->kind == KIND_REAL && !isnan(*(const float *)field))
+        snprintf(text, 32, "%.6g", (double)*(const float *)field);
+    if (row->kind == KIND_COUNT && *(const uint32_t *)field != UINT32_MAX)
+        snprintf(text, 32, "%u", *(const uint32_t *)field);
+    if (row->kind == KIND_SEED && o->has_seed) snprintf(text, 32, "%llu", (unsigned long long)o->seed);
+}
+
+void cmd_options_settings(const cmd_options *o) {
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        char value[32];
+        if (!(options[i].commands & CMD_SETTING)) continue;
+        show_value(o, &options[i], value);
+        fprintf(stderr, "  %-20s %s\n", options[i].name, value);
+    }
+}
+
 /* Handles the option at argv[*i] and moves *i to its last argument. */
 static fl_status parse_option(cmd_options *o, const cmd_command *command, int argc, char **argv, int *i, fl_err *err) {
     const char *arg = argv[*i], *value = NULL;
@@ -288,6 +324,16 @@ fl_status cmd_options_parse(cmd_options *o, const cmd_command *command, int argc
         return fl_fail(err, FL_EINVAL, "flambeau %s wants %s, found %u of them; see 'flambeau help %s'", command->name,
                        command->arguments, o->n_args, command->name);
     return FL_OK;
+}
+
+bool cmd_options_next(unsigned command, uint32_t *at, cmd_option_view *out) {
+    while (*at < N_OPTIONS) {
+        const option *o = &options[(*at)++];
+        if (!(o->commands & command)) continue;
+        *out = (cmd_option_view){o->name, o->letter, o->value, o->help};
+        return true;
+    }
+    return false;
 }
 
 static void print_options(const cmd_command *command, bool of_engine) {

@@ -29,6 +29,9 @@ enum {
     CMD_PULL = 1 << 7,
     CMD_LIST = 1 << 8,
     CMD_RM = 1 << 9,
+    CMD_CHAT = 1 << 10,
+    CMD_DOCTOR = 1 << 11,
+    CMD_SETTING = 1 << 30, /* no command: a chat may change it */
 };
 
 enum { CMD_ARGS_MAX = 2, CMD_STOP_MAX = 16, CMD_THREADS_MAX = 512 };
@@ -51,7 +54,7 @@ typedef struct {
     bool has_seed, ignore_eos, raw;
     const char *stop[CMD_STOP_MAX];
     uint32_t n_stop;
-    const char *system, *tokens;
+    const char *system, *tokens, *chat_template;
 
     const char *text, *file, *logits, *batch_with;
     uint32_t top, chunk; /* chunk 0: not given */
@@ -69,6 +72,22 @@ typedef struct {
 /* Parses argv[0 .. argc) (what follows the command's name) for a command; an option may stand anywhere, "--" ends
  * them. With --help in argv the rest is not looked at. Errors: FL_EINVAL, naming the argument. */
 FL_CHECKED fl_status cmd_options_parse(cmd_options *o, const cmd_command *command, int argc, char **argv, fl_err *err);
+
+/* Changes a setting of a chat by its long name ("temperature", "0.7"). Errors: FL_EINVAL; then nothing changed. */
+FL_CHECKED fl_status cmd_options_change(cmd_options *o, const char *name, const char *value, fl_err *err);
+
+/* A line on stderr for each setting of a chat: its name and value. */
+void cmd_options_settings(const cmd_options *o);
+
+/* What the help says of an option. */
+typedef struct {
+    const char *name;         /* without "--"; NULL: a letter only */
+    char letter;              /* 0: none */
+    const char *value, *help; /* value NULL: a flag */
+} cmd_option_view;
+
+/* The options of a command (its bit), one a call, from *at = 0 on; false after the last. */
+bool cmd_options_next(unsigned command, uint32_t *at, cmd_option_view *out);
 
 /* Prints the help text of a command on stdout. */
 void cmd_options_help(const cmd_command *command);

@@ -11,6 +11,13 @@
 /* Writes n bytes; now: at once, for streamed answers. Errors: FL_EIO. */
 FL_CHECKED fl_status cmd_out_write(const void *bytes, size_t n, bool now, fl_err *err);
 
+/* Writes text of a model at once. On a terminal control characters are shown instead of obeyed: a model must not move
+ * the cursor, change the title or fill the clipboard. Elsewhere the bytes stay as they are. Errors: FL_EIO, FL_ENOMEM. */
+FL_CHECKED fl_status cmd_out_stream(const char *text, size_t n, fl_err *err);
+
+/* Appends text with its control characters (C0 but newline and tab, DEL, C1) written as \x1b. */
+void cmd_out_escape(base_buf *b, const char *text, size_t n);
+
 /* Writes what a buffer holds, as it is, and empties it. Errors: FL_ENOMEM if the buffer has failed, FL_EIO. */
 FL_CHECKED fl_status cmd_out_flush(base_buf *b, fl_err *err);
 

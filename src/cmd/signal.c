@@ -1,4 +1,4 @@
-/* The handler uses only what is allowed there: atomics, unlink, _exit, and fl_request_cancel, which promises it. */
+/* The handler uses only what is allowed there: atomics, unlink, tcsetattr, write, _exit, and fl_request_cancel, which promises it. */
 #include "cmd/signal.h"
 
 #include <signal.h>
@@ -7,6 +7,7 @@
 
 static _Atomic(fl_request *) watched[CMD_SIGNAL_REQUESTS_MAX];
 static _Atomic(const char *) unfinished_file;
+static _Atomic(const struct termios *) terminal;
 static atomic_bool hold;
 static atomic_int caught;
 
@@ -17,6 +18,9 @@ static void on_signal(int number) {
     if (!wait || !atomic_compare_exchange_strong(&caught, &none, number)) {
         const char *path = atomic_load(&unfinished_file);
         if (path) unlink(path);
+        const struct termios *t = atomic_load(&terminal);
+        if (t) tcsetattr(STDIN_FILENO, TCSANOW, t);
+        if (t && write(STDERR_FILENO, "\033[?2004l\n", 9) < 0) _exit(128 + number);
         _exit(128 + number);
     }
     for (int i = 0; i < CMD_SIGNAL_REQUESTS_MAX; i++) {
@@ -57,3 +61,4 @@ void cmd_signal_hold(bool on) { atomic_store(&hold, on); }
 int cmd_signal_caught(void) { return atomic_load(&caught); }
 void cmd_signal_clear(void) { atomic_store(&caught, 0); }
 void cmd_signal_remove(const char *path) { atomic_store(&unfinished_file, path); }
+void cmd_signal_restore(const struct termios *t) { atomic_store(&terminal, t); }

@@ -11,6 +11,8 @@
 
 #include "flambeau.h"
 
+#include <termios.h>
+
 void cmd_signal_init(void);
 
 /* Requests that the next signal cancels; up to CMD_SIGNAL_REQUESTS_MAX at once, further ones are only stopped by
@@ -29,5 +31,9 @@ void cmd_signal_clear(void);
 
 /* A file to remove if the process is ended at once; NULL: none. path must stay valid. */
 void cmd_signal_remove(const char *path);
+
+/* How the terminal of stdin is put back (bracketed paste off, too) if the process is ended at once; NULL: it is as it
+ * should be. t must stay valid. */
+void cmd_signal_restore(const struct termios *t);
 
 #endif

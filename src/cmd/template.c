@@ -105,7 +105,7 @@ static fl_status render_model(const cmd_options *o, const char *context, fl_err 
     char *text = NULL;
     uint32_t *ids = NULL;
     size_t n = 0, n_ids = 0;
-    fl_status st = cmd_model_open(&m, o->args[0], err);
+    fl_status st = cmd_model_open_chat(&m, o, err);
     if (st == FL_OK)
         st = fl_template_render(m, context, o->now, &text, &n, o->json ? &ids : NULL, o->json ? &n_ids : NULL, err);
     if (st == FL_OK) {
@@ -122,6 +122,7 @@ int cmd_template(const cmd_options *o, fl_err *err) {
     size_t n = strlen(name);
     bool is_file = n > 6 && strcmp(name + n - 6, ".jinja") == 0;
     if (!is_file && !o->messages) return cmd_usage(err, "template wants --messages FILE, found none");
+    if (is_file && o->chat_template) return cmd_usage(err, "--chat-template needs a model, %.60s is a template", name);
     json_set_alloc_funcs(base_malloc, base_free);
     char *context = NULL;
     fl_status st = context_json(o, &context, err);

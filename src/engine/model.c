@@ -294,6 +294,16 @@ fl_status fl_template_render(const fl_model *m, const char *context_json, const 
     return FL_OK;
 }
 
+fl_status fl_model_set_chat_template(fl_model *m, const char *source, size_t n_source, fl_err *err) {
+    jinja *j;
+    fl_status st = jinja_open(&j, source, n_source, err);
+    if (st != FL_OK) return fl_wrap(err, st, "the chat template given");
+    jinja_close(m->chat_template);
+    m->chat_template = j;
+    m->template_status = FL_OK;
+    return FL_OK;
+}
+
 fl_status fl_template_render_source(const char *source, size_t n_source, const char *context_json, const char *now,
                                     char **text, size_t *n_bytes, fl_err *err) {
     *text = NULL;

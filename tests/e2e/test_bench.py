@@ -38,3 +38,18 @@ class Bench(Case):
 
     def test_too_long(self):
         self.refused(2, ["512"], "bench", tiny(), "-p", "1k", "-n", "0", "-r", "1")
+
+    def test_startup(self):
+        out = self.json("bench", "startup", tiny(), "-r", "3")
+        self.assertEqual([r["cache"] for r in out["results"]], ["cold", "warm"])
+        for r in out["results"]:
+            for phase in ("start_ms", "load_ms", "first_token_ms", "total_ms"):
+                self.assertLessEqual(r[phase]["min"], r[phase]["median"])
+                self.assertLessEqual(r[phase]["median"], r[phase]["max"])
+            self.assertGreater(r["total_ms"]["min"], r["load_ms"]["min"])
+        self.assertEqual(out["results"][1]["file_in_cache"], 1)
+        self.assertEqual(len(self.ok("bench", "startup", tiny(), "-r", "1", "-t", "1").splitlines()), 3)
+        self.refused(2, "have no effect", "bench", "startup", tiny(), "-p", "8")
+        self.refused(2, "one more", "bench", tiny(), tiny())
+        result = run("bench", "startup", "/nowhere.gguf", "-r", "1")
+        self.assertEqual((result.returncode, result.stdout), (1, b""))

@@ -50,6 +50,9 @@ class Package(Case):
             self.assertEqual(result.returncode, 0, result.stderr)
             self.assertTrue(os.access(f"{folder}/usr/bin/flambeau", os.X_OK))
             self.assertTrue(os.path.exists(f"{folder}/usr/lib/libflambeau.so"))
+            for path in ("man/man1/flambeau.1", "man/man1/flambeau-run.1", "bash-completion/completions/flambeau",
+                         "zsh/site-functions/_flambeau"):
+                self.assertGreater(os.path.getsize(f"{folder}/usr/share/{path}"), 500)
 
     def test_the_readme_names_commands_that_exist(self):
         names = set(re.findall(r"^ *build/flambeau ([a-z]+)", (ROOT / "README.md").read_text(), re.M)) - {"help"}

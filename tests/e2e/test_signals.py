@@ -1,7 +1,4 @@
-"""Ctrl-C, SIGTERM, a reader that goes away, and the chat on a terminal."""
-import os
-import pty
-import select
+"""Ctrl-C, SIGTERM, a reader that goes away."""
 import signal
 import subprocess
 import time
@@ -82,61 +79,3 @@ class Signals(Case):
         _, err = p.communicate(timeout=30)
         self.assertEqual(p.returncode, 1)
         self.assertIn(b"No space left", err)
-
-
-class Chat(Case):
-    def talk(self, script, *args):
-        """Plays a script of (wait for these bytes, then send those, or sleep) on a terminal; what was shown, the exit code."""
-        try:
-            master, slave = pty.openpty()
-        except OSError as e:
-            self.skipTest(f"no terminal to be had: {e}")
-        env = {**os.environ, "TERM": "dumb"}
-        p = subprocess.Popen(command("run", *args), stdin=slave, stdout=slave, stderr=slave, env=env,
-                             start_new_session=True, preexec_fn=lambda: __import__("fcntl").ioctl(0, 0x540E, 0))
-        os.close(slave)
-        shown, position = b"", 0
-        for wanted, send in script:
-            deadline = time.monotonic() + 30
-            while wanted not in shown[position:] and time.monotonic() < deadline:
-                if select.select([master], [], [], 0.2)[0]:
-                    try:
-                        shown += os.read(master, 65536)
-                    except OSError:
-                        break
-            self.assertIn(wanted, shown[position:], shown[-500:])
-            position = shown.index(wanted, position) + len(wanted)
-            if isinstance(send, float):
-                time.sleep(send)   # the terminal echoes a line before the program has read it
-            else:
-                os.write(master, send)
-        code = p.wait(timeout=30)
-        try:
-            while select.select([master], [], [], 0.1)[0]:
-                data = os.read(master, 65536)
-                if not data:
-                    break
-                shown += data
-        except OSError:
-            pass
-        os.close(master)
-        return shown, code
-
-    def test_turns(self):
-        script = [(b">>> ", b"hello\n"), (b">>> ", b"and now?\n"), (b">>> ", b"/clear\n"), (b">>> ", b"\x04")]
-        shown, code = self.talk(script, tiny(), "--temperature", "0", "-n", "5", "--ignore-eos")
-        self.assertEqual(code, 0)
-        self.assertEqual(shown.count(b"first token after"), 2)
-
-    def test_ctrl_c(self):
-        script = [(b">>> ", b"hello\n"), (b"hello", 0.5), (b"\n", b"\x03"), (b">>> ", b"/bye\n")]
-        shown, code = self.talk(script, tiny(context=1 << 17), *LONG)
-        self.assertEqual(code, 0, shown[-500:])
-        _, code = self.talk([(b">>> ", b"\x03")], tiny())
-        self.assertEqual(code, 130)
-
-    def test_the_context_is_never_cut(self):
-        script = [(b">>> ", b"a" * 200 + b"\n"), (b"error: ", b""), (b">>> ", b"/bye\n")]
-        shown, code = self.talk(script, tiny(context=64), "-n", "2")
-        self.assertEqual(code, 0)
-        self.assertIn(b"64", shown)

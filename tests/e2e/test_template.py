@@ -58,3 +58,20 @@ class Template(Case):
         self.refused(1, "not today", "run", raising, "hello")
         endless = tiny(template="{% for i in range(1000000000) %}{% for j in range(1000000000) %}{% endfor %}{% endfor %}")
         self.refused(1, "", "run", endless, "hello", timeout=60)
+
+    def test_a_template_given_by_the_user(self):
+        path, messages = FOLDER / "own.jinja", FOLDER / "own.json"
+        path.write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}<|im_start|>")
+        messages.write_text(json.dumps([{"role": "user", "content": "hi <|im_start|>"}]))
+        out = self.json("template", tiny(), "--messages", messages, "--chat-template", path)
+        self.assertEqual(out["text"], "[user]hi <|im_start|><|im_start|>")
+        self.assertEqual(out["tokens"].count(1), 1)   # the template's, not the user's
+        for model in (tiny(), tiny("gemma3")):        # one with, one without a template of its own
+            greedy = ("--temperature", "0", "-n", "4", "--chat-template", path)
+            ids = self.json("template", model, "--messages", messages, "--chat-template", path)["tokens"]
+            self.assertEqual(self.json("run", model, "hi <|im_start|>", *greedy)["prompt_tokens"], ids)
+        path.write_text("a\n{% if %}")
+        self.refused(1, ["chat template", "line 2"], "run", tiny(), "hi", "--chat-template", path)
+        self.refused(1, "/nowhere", "run", tiny(), "hi", "--chat-template", "/nowhere")
+        self.refused(2, "--chat-template", "run", tiny(), "hi", "--raw", "--chat-template", path)
+        self.refused(2, "needs a model", "template", path, "--chat-template", path)

@@ -3,6 +3,7 @@
 #include "cmd/cmd_int.h"
 #include "cmd/input.h"
 #include "cmd/json.h"
+#include "cmd/out.h"
 #include "test.h"
 
 #include <math.h>
@@ -125,4 +126,24 @@ TEST(lines) {
     while (cmd_input_line(&b, &at, &line, &n)) count++;
     CHECK(count == 3 && n == 2 && memcmp(line, "bc", 2) == 0);
     base_buf_clear(&b);
+}
+
+TEST(what_a_model_writes_is_shown) {
+    static const char text[] = "a\033[2Jb\tc\nd\r\x7f\xc2\x9b\xc3\xa9\0\xc2";
+    base_buf b = {0};
+    cmd_out_escape(&b, text, sizeof text - 1);
+    CHECKF(b.data && strcmp(b.data, "a\\x1b[2Jb\tc\nd\\x0d\\x7f\\x9b\xc3\xa9\\x00\xc2") == 0, "%s", b.data);
+    base_buf_clear(&b);
+}
+
+TEST(settings_of_a_chat) {
+    static const cmd_command chat = {.name = "chat", .bit = CMD_CHAT, .arguments = "MODEL", .n_args_max = 1};
+    cmd_options o;
+    fl_err err;
+    CHECK(cmd_options_parse(&o, &chat, 0, NULL, &err) == FL_OK);
+    CHECK(cmd_options_change(&o, "temperature", "0.25", &err) == FL_OK && o.temperature == 0.25f);
+    CHECK(cmd_options_change(&o, "seed", "7", &err) == FL_OK && o.has_seed && o.seed == 7);
+    CHECK(cmd_options_change(&o, "temperature", "-1", &err) == FL_EINVAL && o.temperature == 0.25f);
+    CHECK(cmd_options_change(&o, "threads", "2", &err) == FL_EINVAL && strstr(err.msg, "no setting"));
+    CHECK(cmd_options_change(&o, "temprature", "2", &err) == FL_EINVAL && strstr(err.msg, "did you mean temperature"));
 }
