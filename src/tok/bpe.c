@@ -110,11 +110,25 @@ static fl_status read_merges(tok *t, const tok_source *src, const tok_table *nam
     return st;
 }
 
-fl_status tok_bpe_open(tok *t, const tok_source *src, fl_err *err) {
-    if (!src->pre)
+static fl_status open_family(tok *t, const char *name, fl_err *err) {
+    if (!name)
         return fl_fail(err, FL_EUNSUPPORTED, "the vocabulary names no splitter; known are %s", tok_split_names());
+    const tok_family *f = tok_family_find(name);
+    if (!f)
+        return fl_fail(err, FL_EUNSUPPORTED, "splitter \"%.100s\" is not known; known are %s", name, tok_split_names());
+    tok_stage stages[sizeof f->stages / sizeof *f->stages];
+    while (t->n_stages < sizeof stages / sizeof *stages && f->stages[t->n_stages]) {
+        stages[t->n_stages] = (tok_stage){.pattern = f->stages[t->n_stages]};
+        t->n_stages++;
+    }
+    t->form = f->rules & TOK_NFC ? TOK_FORM_NFC : TOK_FORM_NONE;
+    t->whole_first = f->rules & TOK_WHOLE_FIRST;
+    return tok_split_open(&t->split, stages, t->n_stages, err);
+}
+
+fl_status tok_bpe_open(tok *t, const tok_source *src, fl_err *err) {
     if (src->n_merges > 1u << 28) return fl_fail(err, FL_EFORMAT, "%u merges", src->n_merges);
-    fl_status st = tok_split_open(&t->split, src->pre, err);
+    fl_status st = open_family(t, src->pre, err);
     if (st != FL_OK) return st;
     fill_level(t->level);
     tok_table names = {0};
@@ -132,6 +146,12 @@ fl_status tok_bpe_open(tok *t, const tok_source *src, fl_err *err) {
     }
     tok_map_fill(&map, &names, NULL, 0);
     st = read_merges(t, src, &names, &map, err);
+    if (st == FL_OK && t->whole_first) {
+        if (tok_map_init(&t->map, src->n_vocab))
+            tok_map_fill(&t->map, &t->table, t->types, 1u << TOK_NORMAL);
+        else
+            st = fl_fail(err, FL_ENOMEM, "vocabulary of %u tokens", src->n_vocab);
+    }
 
 done:
     tok_table_clear(&names);
@@ -168,6 +188,10 @@ static uint32_t merge_small(const tok_bpe *b, uint32_t *ids, uint32_t n) {
 
 static bool encode_word(tok_merge *m, const char *word, size_t n, tok_ids *out) {
     const tok *t = m->t;
+    if (t->whole_first && n > 1) {
+        uint32_t id = tok_map_find(&t->map, &t->table, word, n);
+        if (id != TOK_NONE) return tok_ids_push(out, id);
+    }
     if (n <= SMALL) {
         uint32_t ids[SMALL], k = 0;
         for (size_t i = 0; i < n; i++) {
@@ -190,12 +214,22 @@ static bool encode_word(tok_merge *m, const char *word, size_t n, tok_ids *out) 
     return true;
 }
 
-fl_status tok_bpe_encode(tok_merge *m, tok_words *w, const char *text, size_t n, tok_ids *out, fl_err *err) {
-    const uint32_t *ends;
-    size_t n_words, begin = 0;
-    fl_status st = tok_words_cut(w, text, n, &ends, &n_words, err);
-    if (st != FL_OK) return st;
-    for (size_t i = 0; i < n_words; begin = ends[i++])
-        if (!encode_word(m, text + begin, ends[i] - begin, out)) return fl_fail(err, FL_ENOMEM, "ids of %zu bytes", n);
-    return FL_OK;
+fl_status tok_bpe_encode(tok_merge *m, tok_words *w, base_buf *scratch, const char *text, size_t n, tok_ids *out,
+                         fl_err *err) {
+    const tok *t = m->t;
+    tok_pieces *whole = &m->pieces;
+    const tok_pieces *words;
+    if (t->form != TOK_FORM_NONE) {
+        scratch->len = 0;
+        if (!tok_normalize(t->form, text, n, scratch)) return fl_fail(err, FL_ENOMEM, "text of %zu bytes", n);
+        text = scratch->data;
+        n = scratch->len;
+    }
+    whole->n = 0;
+    if (!tok_pieces_push(whole, 0, n)) return fl_fail(err, FL_ENOMEM, "words");
+    fl_status st = tok_words_cut(w, 0, t->n_stages, text, whole, &words, err);
+    for (size_t i = 0; st == FL_OK && i < words->n; i++)
+        if (!encode_word(m, text + words->at[i].begin, words->at[i].end - words->at[i].begin, out))
+            st = fl_fail(err, FL_ENOMEM, "ids of %zu bytes", n);
+    return st;
 }

@@ -55,7 +55,7 @@ static int in_ranges(encoder *e, size_t begin, size_t end) {
 static fl_status put_text(encoder *e, size_t begin, size_t end, fl_err *err) {
     if (begin == end) return FL_OK;
     return e->t->spm ? tok_spm_encode(&e->merge, &e->scratch, e->text + begin, end - begin, e->out, err)
-                     : tok_bpe_encode(&e->merge, e->words, e->text + begin, end - begin, e->out, err);
+                     : tok_bpe_encode(&e->merge, e->words, &e->scratch, e->text + begin, end - begin, e->out, err);
 }
 
 static fl_status put_all(encoder *e, fl_err *err) {

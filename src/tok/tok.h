@@ -51,7 +51,8 @@ typedef enum {
 /* What tok_open() needs; everything is borrowed until it returns. */
 typedef struct {
     const char *model;      /* "gpt2" or "llama" */
-    const char *pre;        /* name of the splitter for "gpt2" (tok_split_names()); ignored for "llama" */
+    const char *pre;        /* name of the splitter for "gpt2" (tok_split_names()), from which normal form and
+                             * "whole words first" follow; ignored for "llama" */
     const tok_text *texts;  /* [n_vocab], text of each token as the file spells it */
     const float *scores;    /* [n_scores]; n_scores = n_vocab for "llama", ignored for "gpt2" */
     const int32_t *types;   /* [n_types], tok_type values; n_types = n_vocab, or 0: all normal */
@@ -70,6 +71,8 @@ void tok_close(tok *t);
 
 /* The splitter names of "gpt2" vocabularies, separated by ", ". */
 const char *tok_split_names(void);
+/* Whether vocabularies with this splitter have a bos token put in front unless the file says otherwise. */
+bool tok_split_adds_bos(const char *name);
 
 /* -------------------------------------------------------------------------------- vocabulary */
 

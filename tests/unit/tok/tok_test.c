@@ -395,6 +395,79 @@ TEST(bad_sources) {
     tok_close(t);
 }
 
+/* A vocabulary of the 256 bytes, with the splitter named. */
+static tok *open_bytes(const char *pre) {
+    static uint8_t spelling[256][2];
+    tok_text texts[256];
+    uint32_t next = 256;
+    for (uint32_t b = 0; b < 256; b++) {
+        bool prints = (b >= 33 && b <= 126) || (b >= 161 && b != 173);
+        texts[b] = (tok_text){(char *)spelling[b], (size_t)tok_utf8_put(spelling[b], prints ? b : next++)};
+    }
+    const tok_source s = {
+        .model = "gpt2", .pre = pre, .texts = texts, .n_vocab = 256, .bos = -1, .eos = -1, .unk = -1, .pad = -1};
+    tok *t = NULL;
+    fl_err err;
+    fl_status st = tok_open(&t, &s, &err);
+    CHECKF(st == FL_OK, "%s: %s", pre, err.msg);
+    return t;
+}
+
+/* Every name opens and cuts text without losing a byte. */
+TEST(splitters_by_name) {
+    static const char text[] =
+        "It's 12345 \xe4\xbd\xa0\xe5\xa5\xbd\xe3\x81\x82, camelCase\r\n\n  \t!!/x \xcc\x81\xc2\xbd ";
+    char names[1024];
+    int n = 0;
+    snprintf(names, sizeof names, "%s", tok_split_names());
+    for (char *rest, *name = strtok_r(names, ", ", &rest); name; name = strtok_r(NULL, ", ", &rest), n++) {
+        tok_ids ids = {0};
+        base_buf back = {0};
+        fl_err err;
+        tok *t = open_bytes(name);
+        CHECK(t && tok_encode(t, text, sizeof text - 1, 0, &ids, &err) == FL_OK);
+        CHECK(tok_decode(t, ids.ids, ids.n, TOK_RAW, &back, &err) == FL_OK);
+        CHECKF(back.len == sizeof text - 1 && memcmp(back.data, text, back.len) == 0, "%s", name);
+        tok_ids_clear(&ids);
+        base_buf_clear(&back);
+        tok_close(t);
+    }
+    CHECK(n == 25);
+    CHECK(tok_split_adds_bos("llama-bpe") && tok_split_adds_bos("tekken") && !tok_split_adds_bos("qwen2") &&
+          !tok_split_adds_bos("nosuch"));
+}
+
+static void check_nfc(const tok *t, const char *text, size_t n, const char *want) {
+    tok_ids ids = {0};
+    fl_err err;
+    CHECK(tok_encode(t, text, n, 0, &ids, &err) == FL_OK);
+    bool same = ids.n == strlen(want);
+    for (size_t i = 0; same && i < ids.n; i++) same = ids.ids[i] == (uint8_t)want[i];
+    CHECKF(same, "NFC of \"%.40s\"", text);
+    tok_ids_clear(&ids);
+}
+
+/* Composition, Hangul, order of marks; and a megabyte of marks in the wrong order, which must not take quadratic time. */
+TEST(nfc_from_the_name) {
+    tok *t = open_bytes("qwen2");
+    check_nfc(t, "e\xcc\x81", 3, "\xc3\xa9");
+    check_nfc(t, "\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", 9, "\xea\xb0\x81");
+    check_nfc(t, "x\xcc\x81\xcc\xa3", 5, "x\xcc\xa3\xcc\x81");
+    check_nfc(t, "\xe2\x84\xa6", 3, "\xce\xa9");
+    enum { PAIRS = 1 << 18 };
+    char *marks = malloc(4 * PAIRS);
+    for (size_t i = 0; marks && i < PAIRS; i++) memcpy(marks + 4 * i, "\xcc\x81\xcc\xa3", 4);
+    tok_ids ids = {0};
+    fl_err err;
+    double begin = now_ms();
+    CHECK(tok_encode(t, marks, 4 * PAIRS, 0, &ids, &err) == FL_OK);
+    CHECK(ids.n == 4 * PAIRS && ids.ids[1] == 0xa3 && ids.ids[ids.n - 1] == 0x81);
+    CHECK(now_ms() - begin < 4000 * TEST_SLOWDOWN);
+    free(marks);
+    tok_ids_clear(&ids);
+    tok_close(t);
+}
+
 /* Unused pieces are steps to longer ones and never come out; without byte tokens unknown characters give one
  * unknown token for a run. */
 TEST(sentencepiece_unused_and_unknown) {
