@@ -213,3 +213,14 @@ fl_status tok_words_cut(tok_words *w, uint32_t first, uint32_t end, const char *
     *out = from;
     return FL_OK;
 }
+
+fl_status tok_words_search(tok_words *w, uint32_t k, const char *text, size_t n, size_t at, size_t range[2],
+                           bool *found, fl_err *err) {
+    int rc = pcre2_match(w->split->stages[k].code, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK, w->match, w->context);
+    *found = rc >= 0;
+    if (rc == PCRE2_ERROR_NOMEMORY) return fl_fail(err, FL_ENOMEM, "words");
+    if (rc < 0 && rc != PCRE2_ERROR_NOMATCH)
+        return fl_fail(err, FL_EUNSUPPORTED, "a pattern gave up at byte %zu: error %d", at, rc);
+    for (int i = 0; *found && i < 2; i++) range[i] = pcre2_get_ovector_pointer(w->match)[i];
+    return FL_OK;
+}

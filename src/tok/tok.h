@@ -2,7 +2,8 @@
  *
  * Two kinds: byte-level BPE (merges by rank inside the words that a pattern cuts; "gpt2" in
  * GGUF) and SentencePiece BPE (merges by the score of the joined piece; "llama"). A tokenizer
- * is opened from plain arrays (tok_source), so that this folder knows no file format.
+ * is opened from plain arrays (tok_source) or from a tokenizer.json, which is a pipeline of its own
+ * (pipe.h).
  *
  * Model of encoding: added tokens are cut out of the text first (leftmost, longest), the rest
  * goes through the splitter and the merges. Control tokens (types control and unknown) are
@@ -67,6 +68,12 @@ typedef struct {
  * Errors: FL_EUNSUPPORTED for a model kind or splitter that is not known (the message lists those that
  * are), FL_EFORMAT for arrays that contradict each other, FL_ENOMEM. */
 FL_CHECKED fl_status tok_open(tok **out, const tok_source *src, fl_err *err);
+/* Opens the tokenizer of a tokenizer.json (n bytes of JSON); config is the tokenizer_config.json beside it, which names
+ * bos, eos, unknown and padding, or NULL.
+ * Errors: FL_EFORMAT for what contradicts itself, FL_EUNSUPPORTED for a component that is not known; the message names
+ * the component. FL_ENOMEM. */
+FL_CHECKED fl_status tok_open_json(tok **out, const char *json, size_t n, const char *config, size_t n_config,
+                                   fl_err *err);
 void tok_close(tok *t);
 
 /* The splitter names of "gpt2" vocabularies, separated by ", ". */
@@ -137,13 +144,15 @@ FL_CHECKED fl_status tok_decode(const tok *t, const uint32_t *ids, size_t n, uns
                                 fl_err *err);
 
 /* The same one token at a time. The pieces joined are the text tok_decode() gives; no piece ends inside a
- * character, except under TOK_RAW. Holds no memory of its own; t must outlive it. */
+ * character, except under TOK_RAW. May hold memory until tok_stream_finish() or tok_stream_clear(); t must outlive it. */
 typedef struct {
     const tok *t;
     unsigned flags;
     uint8_t pending[4]; /* bytes of a character that is not complete */
     uint8_t n_pending;
-    bool started; /* something was printed, or the leading blank dropped */
+    bool started;      /* something was printed, or the leading blank dropped */
+    uint32_t stripped; /* of what the decoder drops at the start */
+    base_buf run;      /* byte tokens whose run has not ended (tokenizer.json with ByteFallback) */
 } tok_stream;
 
 void tok_stream_init(tok_stream *s, const tok *t, unsigned flags);
@@ -151,5 +160,6 @@ void tok_stream_init(tok_stream *s, const tok *t, unsigned flags);
 FL_CHECKED fl_status tok_stream_push(tok_stream *s, uint32_t id, base_buf *out, fl_err *err);
 /* Appends what is left: U+FFFD for bytes of an incomplete character. The stream is then as after init. */
 FL_CHECKED fl_status tok_stream_finish(tok_stream *s, base_buf *out, fl_err *err);
+void tok_stream_clear(tok_stream *s);
 
 #endif

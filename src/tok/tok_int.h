@@ -56,6 +56,13 @@ void tok_match_clear(tok_match *m);
 /* The longest token that begins at p, or TOK_NONE; *len gets its length. */
 uint32_t tok_match_at(const tok_match *m, const char *p, size_t n, size_t *len);
 uint32_t tok_match_find(const tok_match *m, const char *p, size_t n);
+/* All tokens that begin at p, shortest first: zero-initialise the rest of the walk. */
+typedef struct {
+    const char *p;
+    size_t n, d;
+    uint32_t lo, hi;
+} tok_match_walk;
+bool tok_match_next(const tok_match *m, tok_match_walk *w, uint32_t *id, size_t *len);
 
 /* ---- split.c: cuts text into words by patterns. */
 typedef enum { TOK_ISOLATED, TOK_REMOVED, TOK_WITH_PREVIOUS, TOK_WITH_NEXT, TOK_CONTIGUOUS } tok_behaviour;
@@ -93,6 +100,10 @@ void tok_words_close(tok_words *w);
  * be what the call before gave. */
 FL_CHECKED fl_status tok_words_cut(tok_words *w, uint32_t first, uint32_t end, const char *text,
                                    const tok_pieces *given, const tok_pieces **out, fl_err *err);
+
+/* The first match of stage k in text at or behind at. */
+FL_CHECKED fl_status tok_words_search(tok_words *w, uint32_t k, const char *text, size_t n, size_t at, size_t range[2],
+                                      bool *found, fl_err *err);
 
 /* White space, to stand inside a class. */
 #define TOK_WHITE "\\t-\\r \\x85\\xA0\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
@@ -171,6 +182,17 @@ typedef struct {
 
 FL_CHECKED fl_status tok_bpe_open(tok *t, const tok_source *src, fl_err *err);
 void tok_bpe_clear(tok_bpe *b);
+bool tok_bpe_init(tok_bpe *b, uint32_t n_merges);
+/* Adds merge i; names are the pieces as the file spells them, skip the bytes of right that the joined piece leaves
+ * out. Errors: FL_EFORMAT for a piece that is not there. joined is scratch. */
+FL_CHECKED fl_status tok_bpe_add(tok_bpe *b, const tok_table *names, const tok_map *map, uint32_t i, tok_text left,
+                                 tok_text right, size_t skip, base_buf *joined, fl_err *err);
+bool tok_bpe_find(const tok_bpe *b, uint32_t left, uint32_t right, uint32_t *rank, uint32_t *id);
+/* "left right" at its first blank; false if there is none. */
+bool tok_bpe_split(tok_text m, tok_text *left, tok_text *right);
+void tok_bpe_level(tok *t);
+void tok_bpe_bytes_find(tok *t, const tok_table *names, const tok_map *map);
+bool tok_bpe_word(tok_merge *m, const char *word, size_t n, tok_ids *out);
 FL_CHECKED fl_status tok_bpe_encode(tok_merge *m, tok_words *w, base_buf *scratch, const char *text, size_t n,
                                     tok_ids *out, fl_err *err);
 /* The bytes that a byte-level text stands for; the text itself if one of its characters is no such byte.
@@ -183,7 +205,11 @@ FL_CHECKED fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char 
 /* Writes text with every U+2581 as a blank; the count. out has room for n bytes. */
 size_t tok_spm_blanks(const char *text, size_t n, char *out);
 
+/* Marks the tokens that end a turn; the types and t->added are there. */
+FL_CHECKED fl_status tok_find_stops(tok *t, fl_err *err);
+
 struct tok {
+    struct tok_pipe *pipe; /* a tokenizer.json (pipe.h); NULL: from a tok_source */
     bool spm;
     bool add_bos, add_eos, add_space_prefix;
     uint32_t bos, eos, unk, pad;
