@@ -77,7 +77,7 @@ fl_status tok_stream_push(tok_stream *s, uint32_t id, base_buf *out, fl_err *err
     if (id >= t->n_vocab) return fl_fail(err, FL_EINVAL, "token %u is beyond the vocabulary of %u", id, t->n_vocab);
     if ((s->flags & TOK_SKIP_SPECIAL) && t->types[id] == TOK_CONTROL && !t->spm) return FL_OK;
     if ((s->flags & TOK_SKIP_SPECIAL) && (s->flags & TOK_RAW) && tok_is_special(t, id)) return FL_OK;
-    if (t->pipe && !t->pipe->dec_bytes && !(s->flags & TOK_RAW))
+    if (t->pipe && !t->pipe->dec_bytes)
         return tok_pipe_push(s, id, out) ? FL_OK : fl_fail(err, FL_ENOMEM, "text of a token");
     tok_text x = tok_piece(t, id);
     size_t before = out->len;

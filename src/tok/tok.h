@@ -15,7 +15,8 @@
  * one per maximal prefix of a character; SentencePiece: one per byte token). In it SentencePiece
  * prints control tokens as nothing, the unknown token as " U+2047 ", and drops one leading blank
  * where the vocabulary adds one. TOK_SKIP_SPECIAL drops control tokens in both kinds. TOK_RAW
- * joins the bytes of the tokens as they are.
+ * joins the bytes of the tokens as they are; where a tokenizer.json decodes by other steps than bytes, it
+ * has no other form than the text.
  *
  * Threads: a tok is frozen once open; any number of threads may use it without locks.
  * Memory:  a tok copies what it needs from its source. tok_ids are the caller's.
@@ -74,6 +75,10 @@ FL_CHECKED fl_status tok_open(tok **out, const tok_source *src, fl_err *err);
  * the component. FL_ENOMEM. */
 FL_CHECKED fl_status tok_open_json(tok **out, const char *json, size_t n, const char *config, size_t n_config,
                                    fl_err *err);
+/* Opens a tokenizer.model (n bytes, SentencePiece's protobuf; BPE without normaliser). The file does not say whether bos
+ * and eos go around the text. Errors as tok_open(), FL_EUNSUPPORTED naming what we do not do. */
+FL_CHECKED fl_status tok_open_sentencepiece(tok **out, const void *bytes, size_t n, bool add_bos, bool add_eos,
+                                            fl_err *err);
 void tok_close(tok *t);
 
 /* The splitter names of "gpt2" vocabularies, separated by ", ". */
