@@ -1,4 +1,4 @@
-/* A model without weights: a lone tokenizer.json or tokenizer.model, or a folder that has one. Text can be turned into
+/* A model without weights: a lone tokenizer.json, tokenizer.model or tekken.json, or a folder that has one. Text can be turned into
  * ids and back, a template beside it can be rendered; an engine cannot be opened on it, and says why. */
 #include "engine/engine_int.h"
 
@@ -68,32 +68,33 @@ static bool flag(const json_t *config, const char *key, bool otherwise) {
     return json_is_boolean(v) ? json_is_true(v) : otherwise;
 }
 
-static fl_status open_tok(fl_model *m, const file_map *json, const file_map *spm, const file_map *config_file,
-                          const json_t *config) {
+static fl_status open_tok(fl_model *m, const file_map files[5], const json_t *config) {
+    const file_map *json = &files[0], *spm = &files[1], *tekken = &files[4];
     if (json->data)
-        return tok_open_json(&m->tok, (const char *)json->data, json->size, (const char *)config_file->data,
-                             config_file->size, &m->tok_err);
+        return tok_open_json(&m->tok, (const char *)json->data, json->size, (const char *)files[2].data, files[2].size,
+                             &m->tok_err);
+    if (tekken->data) return tok_open_tekken(&m->tok, (const char *)tekken->data, tekken->size, &m->tok_err);
     return tok_open_sentencepiece(&m->tok, spm->data, spm->size, flag(config, "add_bos_token", true),
                                   flag(config, "add_eos_token", false), &m->tok_err);
 }
 
 /* Of a folder all files are wanted, a lone file stands alone. */
-static fl_status open_files(const char *path, file_map files[4], fl_err *err) {
+static fl_status open_files(const char *path, file_map files[5], fl_err *err) {
     static const char *const names[] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-                                        "chat_template.jinja"};
+                                        "chat_template.jinja", "tekken.json"};
     fl_status st = FL_OK;
     if (!is_folder(path)) {
-        st = file_map_open(&files[ends_with(path, ".model")], path, err);
+        st = file_map_open(&files[ends_with(path, "tekken.json") ? 4 : ends_with(path, ".model")], path, err);
         return st == FL_OK ? st : fl_wrap(err, st, "%s", path);
     }
-    for (int i = 0; i < 4 && st == FL_OK; i++) st = open_in(&files[i], path, names[i], err);
-    if (st == FL_OK && !files[0].data && !files[1].data)
-        st = fl_fail(err, FL_EIO, "%s: is a folder without tokenizer.json or tokenizer.model", path);
+    for (int i = 0; i < 5 && st == FL_OK; i++) st = open_in(&files[i], path, names[i], err);
+    if (st == FL_OK && !files[0].data && !files[1].data && !files[4].data)
+        st = fl_fail(err, FL_EIO, "%s: is a folder without tokenizer.json, tokenizer.model or tekken.json", path);
     return st;
 }
 
 fl_status engine_open_text(fl_model *m, const char *path, fl_err *err) {
-    file_map files[4] = {0};
+    file_map files[5] = {0};
     json_error_t e;
     json_t *config = NULL;
     fl_status st = open_files(path, files, err);
@@ -105,10 +106,10 @@ fl_status engine_open_text(fl_model *m, const char *path, fl_err *err) {
     }
     if (st == FL_OK) {
         m->config_status = fl_fail(&m->config_err, FL_EUNSUPPORTED, "%s has a tokenizer but no weights", path);
-        m->tok_status = open_tok(m, &files[0], &files[1], &files[2], config);
+        m->tok_status = open_tok(m, files, config);
         open_template(m, config, &files[3]);
     }
-    for (int i = 0; i < 4; i++) file_map_close(&files[i]);
+    for (int i = 0; i < 5; i++) file_map_close(&files[i]);
     json_decref(config);
     return st;
 }

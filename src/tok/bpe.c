@@ -190,6 +190,13 @@ static bool find_pair(tok_merge *m, const tok_symbol *a, const tok_symbol *b, ui
     return tok_bpe_find(&m->t->bpe, a->id, b->id, priority, id);
 }
 
+static bool find_rank(tok_merge *m, const tok_symbol *a, const tok_symbol *b, uint32_t *priority, uint32_t *id) {
+    uint32_t len = a->len + b->len;
+    if (len > m->t->piece_bytes_max) return false;
+    *priority = *id = tok_map_find(&m->t->map, &m->t->table, m->text + a->start, len);
+    return *id != TOK_NONE;
+}
+
 /* Merges ids[n], n <= SMALL, in place by scanning for the lowest rank, leftmost first; the new count. */
 static uint32_t merge_small(const tok_bpe *b, uint32_t *ids, uint32_t n) {
     const tok_bpe_slot *pairs[SMALL];
@@ -215,7 +222,7 @@ bool tok_bpe_word(tok_merge *m, const char *word, size_t n, tok_ids *out) {
         uint32_t id = tok_map_find(&t->map, &t->table, word, n);
         if (id != TOK_NONE) return tok_ids_push(out, id);
     }
-    if (n <= SMALL) {
+    if (n <= SMALL && !t->by_rank) {
         uint32_t ids[SMALL], k = 0;
         for (size_t i = 0; i < n; i++) {
             ids[k] = t->byte_id[(uint8_t)word[i]];
@@ -231,7 +238,8 @@ bool tok_bpe_word(tok_merge *m, const char *word, size_t n, tok_ids *out) {
         uint32_t id = t->byte_id[(uint8_t)word[i]];
         if (id != TOK_NONE) tok_merge_push(m, id, (uint32_t)i, 1, false);
     }
-    if (!tok_merge_run(m, find_pair)) return false;
+    m->text = word;
+    if (!tok_merge_run(m, t->by_rank ? find_rank : find_pair)) return false;
     for (uint32_t i = 0; i < m->n_symbols; i++)
         if (m->symbols[i].len && !tok_ids_push(out, m->symbols[i].id)) return false;
     return true;

@@ -23,6 +23,8 @@ typedef struct {
 const char *tok_json_string(const json_t *o, const char *key); /* NULL unless a string */
 bool tok_json_bool(const json_t *o, const char *key, bool otherwise);
 
+/* json_steps.c: decodes base64 in place; the count, SIZE_MAX if it is none. */
+size_t tok_unbase64(char *s, size_t n);
 /* json_steps.c: normalisers, pre-tokenizers, decoder, and the patterns of all of them (t->split). Turns a BPE model over
  * characters into one over bytes where the pre-tokenizer and the decoder are ByteLevel. */
 FL_CHECKED fl_status tok_json_steps(tok_builder *b, fl_err *err);

@@ -96,8 +96,7 @@ static fl_status read_replace(tok_builder *b, const json_t *o, fl_err *err) {
     return add_pattern(b, pattern, "normalizer Replace", TOK_ISOLATED, false, err);
 }
 
-/* Decodes base64 in place; SIZE_MAX if it is none. */
-static size_t unbase64(char *s, size_t n) {
+size_t tok_unbase64(char *s, size_t n) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     size_t k = 0;
     uint32_t bits = 0, n_bits = 0;
@@ -120,7 +119,7 @@ static fl_status read_precompiled(tok_builder *b, const json_t *o, fl_err *err) 
     size_t n;
     tok_norm *s;
     fl_status st = copy_text(json_object_get(o, "precompiled_charsmap"), "normalizer Precompiled", &blob, &n, err);
-    if (st == FL_OK && (n = unbase64(blob, n)) == SIZE_MAX)
+    if (st == FL_OK && (n = tok_unbase64(blob, n)) == SIZE_MAX)
         st = fl_fail(err, FL_EFORMAT, "normalizer Precompiled of tokenizer.json is no base64");
     if (st == FL_OK && n) {
         st = next_norm(b, TOK_NORM_CHARSMAP, &s, err);

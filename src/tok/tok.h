@@ -79,6 +79,8 @@ FL_CHECKED fl_status tok_open_json(tok **out, const char *json, size_t n, const 
  * and eos go around the text. Errors as tok_open(), FL_EUNSUPPORTED naming what we do not do. */
 FL_CHECKED fl_status tok_open_sentencepiece(tok **out, const void *bytes, size_t n, bool add_bos, bool add_eos,
                                             fl_err *err);
+/* Opens a tekken.json (n bytes). Errors: FL_EFORMAT, FL_EUNSUPPORTED for a pattern we cannot run, FL_ENOMEM. */
+FL_CHECKED fl_status tok_open_tekken(tok **out, const char *json, size_t n, fl_err *err);
 void tok_close(tok *t);
 
 /* The splitter names of "gpt2" vocabularies, separated by ", ". */

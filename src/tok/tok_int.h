@@ -226,6 +226,7 @@ struct tok {
     uint32_t n_stages; /* of split */
     tok_form form;
     bool whole_first; /* a word in map is taken whole */
+    bool by_rank;     /* neighbours merge when their joint bytes are in map, the lowest id first; no merges in bpe */
     tok_bpe bpe;
     /* SentencePiece */
     tok_match user; /* user-defined, in text with blanks for U+2581 */

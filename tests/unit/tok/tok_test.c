@@ -764,3 +764,65 @@ TEST(json_allocation_failures) {
     check_json_allocations("uni-rules-hf");
     check_json_allocations("wordpiece");
 }
+
+/* A small tekken.json: three special tokens, the 256 bytes, "ab", "abc" and "bc". broken: the last rank is missing. */
+static char *make_tekken(const char *pattern, bool broken) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    char *json = malloc(1 << 16);
+    if (!json) return NULL;
+    size_t n = (size_t)sprintf(json,
+                               "{\"config\":{\"pattern\":\"%s\",\"default_vocab_size\":262,"
+                               "\"default_num_special_tokens\":3},\"vocab\":[",
+                               pattern);
+    for (unsigned b = 0; b < 256; b++)
+        n += (size_t)sprintf(json + n, "{\"rank\":%u,\"token_bytes\":\"%c%c==\"},", b, digits[b >> 2],
+                             digits[(b & 3) << 4]);
+    n += (size_t)sprintf(json + n, "{\"rank\":256,\"token_bytes\":\"YWI=\"},{\"rank\":257,\"token_bytes\":\"YWJj\"}");
+    if (!broken) n += (size_t)sprintf(json + n, ",{\"rank\":258,\"token_bytes\":\"YmM=\"}");
+    (void)sprintf(json + n, "]}");
+    return json;
+}
+
+TEST(tekken_file) {
+    static const uint32_t want[] = {1, 259, 'b' + 3, 261, 3 + ' ', 260};
+    char *json = make_tekken("[a-z]+| ", false);
+    for (uint64_t k = 0; json; k++) {
+        fl_err err;
+        tok *t = NULL;
+        tok_ids ids = {0};
+        base_buf text = {0};
+        size_t before = base_mem_bytes();
+        base_mem_fail_at(k); /* 0: none fails */
+        fl_status st = tok_open_tekken(&t, json, strlen(json), &err);
+        if (st == FL_OK) st = tok_encode(t, "abbbc abc", 9, TOK_ADD_SPECIAL, &ids, &err);
+        if (st == FL_OK) st = tok_decode(t, ids.ids, ids.n, TOK_SKIP_SPECIAL, &text, &err);
+        bool failed = base_mem_failed();
+        base_mem_fail_at(0);
+        CHECK(st == FL_OK || (failed && st == FL_ENOMEM));
+        if (st == FL_OK) {
+            CHECK(ids.n == 6 && memcmp(ids.ids, want, sizeof want) == 0);
+            CHECK(text.len == 9 && memcmp(text.data, "abbbc abc", 9) == 0);
+        }
+        tok_ids_clear(&ids);
+        base_buf_clear(&text);
+        tok_close(t);
+        CHECK(base_mem_bytes() == before);
+        if (k && !failed) break;
+    }
+    free(json);
+}
+
+TEST(tekken_file_bad) {
+    char *few = make_tekken("a", true), *pattern = make_tekken("(", false);
+    const struct {
+        const char *json, *words;
+    } cases[] = {{"{}", "0 ranks"}, {"[", "tekken.json"}, {few, "258 ranks"}, {pattern, "compile"}};
+    for (size_t i = 0; few && pattern && i < sizeof cases / sizeof *cases; i++) {
+        fl_err err;
+        tok *t;
+        fl_status st = tok_open_tekken(&t, cases[i].json, strlen(cases[i].json), &err);
+        CHECKF(st == FL_EFORMAT && !t && strstr(err.msg, cases[i].words), "case %zu: %s", i, st ? err.msg : "");
+    }
+    free(few);
+    free(pattern);
+}
