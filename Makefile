@@ -32,10 +32,10 @@ endif
 
 # The small libraries are linked statically: the binary needs libc and libm only.
 LIBDIR := $(shell $(CC) -print-file-name=libjansson.a | xargs dirname)
-LIBS   := $(LIBDIR)/libjansson.a $(LIBDIR)/libpcre2-8.a $(LIBDIR)/libminizip.a $(LIBDIR)/libz.a -lm -lpthread -ldl
+LIBS   := $(LIBDIR)/libjansson.a $(LIBDIR)/libpcre2-8.a $(LIBDIR)/libutf8proc.a $(LIBDIR)/libminizip.a $(LIBDIR)/libz.a -lm -lpthread -ldl
 
 # Debian's libjansson.a is not position-independent: the shared library uses the shared ones.
-LIBS_SHARED := -ljansson -lpcre2-8 -lminizip -lz -lm -lpthread -ldl
+LIBS_SHARED := -ljansson -lpcre2-8 -lutf8proc -lminizip -lz -lm -lpthread -ldl
 
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
 SRC_LIB := $(filter-out src/cmd/% src/dev/cpu/x86/% src/dev/cpu/arm/%,$(shell find src -name '*.c' | LC_ALL=C sort))

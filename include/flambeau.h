@@ -49,7 +49,8 @@ FL_API void fl_free(void *p); /* accepts NULL */
 
 /* ---- models ---------------------------------------------------------------------------------------------------- */
 
-/* Opens a .gguf file (the first part of a split one is enough). Maps it; reads no weights yet.
+/* Opens a .gguf file (the first part of a split one is enough). Maps it; reads no weights yet. A tokenizer.json,
+ * tokenizer.model, tekken.json or a folder that has one opens too, for text only: it cannot run.
  * The caller owns *out: fl_model_close(), after all its engines. *out is NULL on failure.
  * Errors: FL_EIO, FL_EFORMAT, FL_EUNSUPPORTED (an architecture, tokenizer or type we do not know, named), FL_ENOMEM. */
 FL_API FL_CHECKED fl_status fl_model_open(fl_model **out, const char *path, fl_err *err);

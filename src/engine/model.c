@@ -13,7 +13,7 @@ void fl_free(void *p) { base_free(p); }
 
 static char *copy_string(const file_gguf *f, const char *key) {
     file_string s = {"", 0};
-    const file_gguf_value *v = file_gguf_find(f, key);
+    const file_gguf_value *v = f ? file_gguf_find(f, key) : NULL;
     if (v && v->type == FILE_GGUF_STRING && file_gguf_get_string(f, key, &s, NULL) != FL_OK) s = (file_string){"", 0};
     return base_strndup(s.data, s.len);
 }
@@ -23,7 +23,7 @@ static char *list_types(const file_gguf *f) {
     size_t n_types;
     const dtype_info *all = dtype_all(&n_types);
     int64_t count[64] = {0};
-    for (uint32_t i = 0; i < file_gguf_n_tensors(f); i++) {
+    for (uint32_t i = 0; f && i < file_gguf_n_tensors(f); i++) {
         const file_gguf_tensor *t = file_gguf_tensor_at(f, i);
         for (size_t k = 0; k < n_types && k < 64; k++)
             if (all[k].type == t->type) count[k] += t->n_elems;
@@ -54,7 +54,7 @@ static void find_stops(fl_model *m) {
     static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                        "tokenizer.ggml.eom_token_id"};
     uint32_t id, n = m->tok ? tok_n_vocab(m->tok) : 0;
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+    for (size_t i = 0; m->file && i < sizeof keys / sizeof keys[0]; i++)
         if (file_gguf_find(m->file, keys[i]) && file_gguf_get_u32(m->file, keys[i], &id, NULL) == FL_OK)
             add_stop(m, id);
     for (id = 0; id < n; id++)
@@ -74,20 +74,26 @@ static void open_template(fl_model *m) {
     if (m->template_status != FL_OK) fl_wrap(&m->template_err, m->template_status, "the model's chat template");
 }
 
+static fl_status open_gguf(fl_model *m, const char *path, fl_err *err) {
+    fl_status st = file_gguf_open(&m->file, path, err);
+    if (st != FL_OK) return st;
+    m->config_status = model_configure(&m->config, m->file, &m->config_err);
+    m->tok_status = engine_open_tok(&m->tok, m->file, &m->tok_err);
+    open_template(m);
+    return FL_OK;
+}
+
 fl_status fl_model_open(fl_model **out, const char *path, fl_err *err) {
     *out = NULL;
     fl_model *m = base_calloc(1, sizeof *m);
     if (!m) return fl_fail(err, FL_ENOMEM, "a model: no memory");
-    fl_status st = file_gguf_open(&m->file, path, err);
+    fl_status st = engine_is_text(path) ? engine_open_text(m, path, err) : open_gguf(m, path, err);
     if (st != FL_OK) goto fail;
-    m->config_status = model_configure(&m->config, m->file, &m->config_err);
-    m->tok_status = engine_open_tok(&m->tok, m->file, &m->tok_err);
-    open_template(m);
     find_stops(m);
     m->name = copy_string(m->file, "general.name");
     m->license = copy_string(m->file, "general.license");
     m->types = list_types(m->file);
-    for (uint32_t i = 0; i < file_gguf_n_tensors(m->file); i++)
+    for (uint32_t i = 0; m->file && i < file_gguf_n_tensors(m->file); i++)
         m->n_params += (uint64_t)file_gguf_tensor_at(m->file, i)->n_elems;
     if (!m->name || !m->license || !m->types || m->config_status == FL_ENOMEM || m->tok_status == FL_ENOMEM ||
         m->template_status == FL_ENOMEM) {
@@ -124,7 +130,7 @@ void fl_model_get_info(const fl_model *m, fl_model_info *info) {
                          .tokenizer = m->tok ? (tok_adds_bos(m->tok) ? "adds a start token" : "adds nothing") : "",
                          .weight_types = m->types,
                          .n_params = m->n_params,
-                         .file_bytes = file_gguf_bytes(m->file),
+                         .file_bytes = m->file ? file_gguf_bytes(m->file) : 0,
                          .n_vocab = c->n_vocab ? c->n_vocab
                                     : m->tok   ? tok_n_vocab(m->tok)
                                                : 0,

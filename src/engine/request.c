@@ -163,6 +163,7 @@ static void free_request(fl_request *r) {
     if (!r) return;
     for (uint32_t i = 0; r->stop && i < r->n_stop; i++) base_free(r->stop[i]);
     base_free(r->stop);
+    tok_stream_clear(&r->stream);
     base_buf_clear(&r->text);
     base_free(r->tokens);
     base_free(r->seen);

@@ -60,7 +60,8 @@ static fl_status read_id(const file_gguf *f, const char *key, int64_t *out, fl_e
 
 static fl_status read_flags(const file_gguf *f, tok_source *s, fl_err *err) {
     bool spm = s->model[0] == 'l'; /* SentencePiece models start texts with bos and a blank unless the file says else */
-    fl_status st = file_gguf_get_bool_or(f, "tokenizer.ggml.add_bos_token", spm, &s->add_bos, err);
+    fl_status st =
+        file_gguf_get_bool_or(f, "tokenizer.ggml.add_bos_token", spm || tok_split_adds_bos(s->pre), &s->add_bos, err);
     if (st == FL_OK) st = file_gguf_get_bool_or(f, "tokenizer.ggml.add_eos_token", false, &s->add_eos, err);
     if (st == FL_OK) st = file_gguf_get_bool_or(f, "tokenizer.ggml.add_space_prefix", spm, &s->add_space_prefix, err);
     if (st == FL_OK) st = read_id(f, "tokenizer.ggml.bos_token_id", &s->bos, err);

@@ -9,6 +9,7 @@
 #include "tok/tok_int.h"
 
 #include "base/mem.h"
+#include "tok/pipe.h"
 #include "tok/utf8.h"
 
 bool tok_ids_push(tok_ids *a, uint32_t id) {
@@ -55,7 +56,7 @@ static int in_ranges(encoder *e, size_t begin, size_t end) {
 static fl_status put_text(encoder *e, size_t begin, size_t end, fl_err *err) {
     if (begin == end) return FL_OK;
     return e->t->spm ? tok_spm_encode(&e->merge, &e->scratch, e->text + begin, end - begin, e->out, err)
-                     : tok_bpe_encode(&e->merge, e->words, e->text + begin, end - begin, e->out, err);
+                     : tok_bpe_encode(&e->merge, e->words, &e->scratch, e->text + begin, end - begin, e->out, err);
 }
 
 static fl_status put_all(encoder *e, fl_err *err) {
@@ -85,6 +86,24 @@ static fl_status put_all(encoder *e, fl_err *err) {
     return put_text(e, from, e->n, err);
 }
 
+static fl_status encode_pipe(const tok *t, const char *text, size_t n, const tok_range *ranges, size_t n_ranges,
+                             bool special, tok_ids *out, fl_err *err) {
+    const tok_pipe *p = t->pipe;
+    tok_merge merge = {.t = t};
+    tok_pipe_run r = {.t = t, .merge = &merge};
+    size_t before = out->n;
+    bool ok = true;
+    fl_status st = tok_words_open(&r.words, t->split, err);
+    for (size_t i = 0; ok && special && i < p->before.n; i++) ok = tok_ids_push(out, p->before.ids[i]);
+    if (st == FL_OK) st = tok_pipe_text(&r, text, n, ranges, n_ranges, out, err);
+    for (size_t i = 0; ok && special && i < p->after.n; i++) ok = tok_ids_push(out, p->after.ids[i]);
+    if (!ok && st == FL_OK) st = fl_fail(err, FL_ENOMEM, "ids");
+    if (st != FL_OK) out->n = before;
+    tok_pipe_run_clear(&r);
+    tok_merge_clear(&merge);
+    return st;
+}
+
 fl_status tok_encode_ranges(const tok *t, const char *text, size_t n, const tok_range *ranges, size_t n_ranges,
                             unsigned flags, tok_ids *out, fl_err *err) {
     if (n > TOK_TEXT_MAX) return fl_fail(err, FL_EINVAL, "text of %zu bytes; at most %d are possible", n, TOK_TEXT_MAX);
@@ -94,6 +113,7 @@ fl_status tok_encode_ranges(const tok *t, const char *text, size_t n, const tok_
     size_t before = out->n;
     bool special = flags & TOK_ADD_SPECIAL;
     fl_status st = FL_OK;
+    if (t->pipe) return encode_pipe(t, text, n, ranges, n_ranges, special, out, err);
     if (!t->spm) st = tok_words_open(&e.words, t->split, err);
     if (st == FL_OK && special && t->add_bos && !tok_ids_push(out, t->bos)) st = fl_fail(err, FL_ENOMEM, "ids");
     if (st == FL_OK) st = put_all(&e, err);

@@ -69,18 +69,36 @@ static uint32_t lower(const tok_match *m, uint32_t lo, uint32_t hi, size_t d, in
     return lo;
 }
 
-uint32_t tok_match_at(const tok_match *m, const char *p, size_t n, size_t *len) {
-    if (!m->n || !n) return TOK_NONE;
-    uint32_t lo = m->first[(uint8_t)p[0]], hi = m->first[(uint8_t)p[0] + 1], best = TOK_NONE;
-    for (size_t d = 1; lo < hi; d++) {
-        if (byte_at(m, lo, d) < 0) {
-            best = m->ids[lo];
-            *len = d;
+bool tok_match_next(const tok_match *m, tok_match_walk *w, uint32_t *id, size_t *len) {
+    if (!m->n || !w->n) return false;
+    if (!w->d) {
+        w->lo = m->first[(uint8_t)w->p[0]];
+        w->hi = m->first[(uint8_t)w->p[0] + 1];
+        w->d = 1;
+    }
+    while (w->lo < w->hi) {
+        bool found = byte_at(m, w->lo, w->d) < 0;
+        if (found) {
+            *id = m->ids[w->lo];
+            *len = w->d;
         }
-        if (d == n) break;
-        int b = (uint8_t)p[d];
-        lo = lower(m, lo, hi, d, b);
-        hi = lower(m, lo, hi, d, b + 1);
+        if (w->d == w->n) {
+            w->lo = w->hi;
+        } else {
+            int b = (uint8_t)w->p[w->d];
+            w->lo = lower(m, w->lo, w->hi, w->d, b);
+            w->hi = lower(m, w->lo, w->hi, w->d, b + 1);
+            w->d++;
+        }
+        if (found) return true;
+    }
+    return false;
+}
+
+uint32_t tok_match_at(const tok_match *m, const char *p, size_t n, size_t *len) {
+    tok_match_walk w = {.p = p, .n = n};
+    uint32_t best = TOK_NONE;
+    while (tok_match_next(m, &w, &best, len)) {
     }
     return best;
 }

@@ -104,5 +104,6 @@ void tok_merge_clear(tok_merge *m) {
     base_free(m->symbols);
     base_free(m->heap);
     base_free(m->unused_left);
+    tok_pieces_clear(&m->pieces);
     *m = (tok_merge){0};
 }

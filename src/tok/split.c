@@ -1,51 +1,36 @@
-/* Cutting text into words with the patterns that GGUF names in tokenizer.ggml.pre.
+/* Cutting text into words with patterns.
  *
- * A splitter is a list of patterns; each cuts the pieces of the one before ("isolated": the
- * matches and the text between them are pieces). Each piece is matched as a subject of its
- * own, because look-ahead must see its end as the end of the text.
+ * A splitter is a list of stages; each cuts the pieces of the one before. A stage finds the
+ * matches of its pattern (or, inverted, the text between them) and does with them what its
+ * behaviour says; the usual one, "isolated", makes pieces of the matches and of what is between.
+ * Each piece is matched as a subject of its own, because look-ahead must see its end as the end
+ * of the text. Empty matches cut, as in the reference: one is taken unless it touches the match
+ * before, then the search goes on behind the next character.
  *
- * The patterns run on PCRE2, compiled ahead (JIT where the system allows it). White space is
- * spelled out: PCRE2's \s also has U+180E, which the reference engine has not. Text is
- * checked to be UTF-8 once before, and PCRE2 told not to check again: it would look at the
- * whole rest of the text at every match. All patterns are our own, none comes from a file.
+ * The patterns run on PCRE2, compiled ahead (JIT where the system allows it). Text is checked to
+ * be UTF-8 once before, and PCRE2 told not to check again: it would look at the whole rest of
+ * the text at every match. A pattern that backtracks beyond PCRE2's limit fails the call.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "tok/tok_int.h"
 
 #include "base/mem.h"
+#include "tok/utf8.h"
 
 #include <pcre2.h>
 #include <string.h>
 
-/* White space, to stand inside a class. */
-#define W "\\t-\\r \\x85\\xA0\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
+enum { JIT_STACK_BYTES = 1 << 20 };
 
-#define PATTERN_DIGIT "\\p{N}"
-#define PATTERN_GPT2  "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^" W "\\p{L}\\p{N}]+|[" W "]+(?![^" W "])|[" W "]+"
-
-enum { STAGES_MAX = 6, JIT_STACK_BYTES = 1 << 20 };
-
-static const struct {
-    const char *name;
-    const char *stages[STAGES_MAX];
-} families[] = {
-    {"gpt-2", {PATTERN_GPT2}},
-    {"olmo", {PATTERN_GPT2}},
-    {"mpt", {PATTERN_GPT2}},
-    {"phi-2", {PATTERN_GPT2}},
-    {"smollm", {PATTERN_DIGIT, PATTERN_GPT2}},
-    {"starcoder", {PATTERN_DIGIT, PATTERN_GPT2}},
-    {"refact", {PATTERN_DIGIT, PATTERN_GPT2}},
-    {"command-r", {PATTERN_DIGIT, PATTERN_GPT2}},
-};
-
-enum { N_FAMILIES = sizeof families / sizeof *families };
-
-const char *tok_split_names(void) { return "gpt-2, olmo, mpt, phi-2, smollm, starcoder, refact, command-r"; }
+typedef struct {
+    pcre2_code *code;
+    tok_behaviour behaviour;
+    bool invert;
+} stage;
 
 struct tok_split {
     pcre2_general_context *memory;
-    pcre2_code *stages[STAGES_MAX];
+    stage stages[TOK_STAGES_MAX];
     uint32_t n_stages;
 };
 
@@ -61,50 +46,48 @@ static void pcre_free(void *p, void *unused) {
 
 void tok_split_close(tok_split *s) {
     if (!s) return;
-    for (uint32_t i = 0; i < s->n_stages; i++) pcre2_code_free(s->stages[i]);
+    for (uint32_t i = 0; i < s->n_stages; i++) pcre2_code_free(s->stages[i].code);
     pcre2_general_context_free(s->memory);
     base_free(s);
 }
 
-static fl_status compile(tok_split *s, const char *pattern, fl_err *err) {
+static fl_status compile(tok_split *s, const tok_stage *from, fl_err *err) {
     int code;
     PCRE2_SIZE at;
+    PCRE2_UCHAR text[120] = {0};
     pcre2_compile_context *context = pcre2_compile_context_create(s->memory);
     if (!context) return fl_fail(err, FL_ENOMEM, "pattern of the splitter");
-    pcre2_code *c = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+    pcre2_code *c = pcre2_compile((PCRE2_SPTR)from->pattern, PCRE2_ZERO_TERMINATED,
                                   PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK, &code, &at, context);
     pcre2_compile_context_free(context);
-    if (!c) return fl_fail(err, FL_ENOMEM, "pattern of the splitter: error %d at %zu", code, at);
-    s->stages[s->n_stages++] = c;
+    if (!c && code == PCRE2_ERROR_HEAP_FAILED) return fl_fail(err, FL_ENOMEM, "pattern of the splitter");
+    if (!c) {
+        (void)pcre2_get_error_message(code, text, sizeof text);
+        return fl_fail(err, FL_EFORMAT, "the pattern of the splitter does not compile: %s at byte %zu of \"%.100s\"",
+                       (const char *)text, at, from->pattern);
+    }
+    s->stages[s->n_stages++] = (stage){c, from->behaviour, from->invert};
     /* Where the system gives no executable memory the interpreter does the same, slower. */
     (void)pcre2_jit_compile(c, PCRE2_JIT_COMPLETE);
     return FL_OK;
 }
 
-fl_status tok_split_open(tok_split **out, const char *name, fl_err *err) {
+fl_status tok_split_open(tok_split **out, const tok_stage *stages, uint32_t n, fl_err *err) {
     *out = NULL;
-    int k = 0;
-    while (k < N_FAMILIES && strcmp(families[k].name, name) != 0) k++;
-    if (k == N_FAMILIES)
-        return fl_fail(err, FL_EUNSUPPORTED, "splitter \"%.100s\" is not known; known are %s", name, tok_split_names());
     fl_status st = FL_OK;
+    if (n > TOK_STAGES_MAX)
+        return fl_fail(err, FL_EUNSUPPORTED, "a splitter of %u stages; at most %d are possible", n, TOK_STAGES_MAX);
     tok_split *s = base_calloc(1, sizeof *s);
     if (!s) return fl_fail(err, FL_ENOMEM, "splitter");
     s->memory = pcre2_general_context_create(pcre_malloc, pcre_free, NULL);
-    if (!s->memory) {
-        st = fl_fail(err, FL_ENOMEM, "splitter");
-        goto fail;
-    }
-    for (int i = 0; i < STAGES_MAX && families[k].stages[i]; i++) {
-        st = compile(s, families[k].stages[i], err);
-        if (st != FL_OK) goto fail;
+    if (!s->memory) st = fl_fail(err, FL_ENOMEM, "splitter");
+    for (uint32_t i = 0; i < n && st == FL_OK; i++) st = compile(s, &stages[i], err);
+    if (st != FL_OK) {
+        tok_split_close(s);
+        return st;
     }
     *out = s;
     return FL_OK;
-
-fail:
-    tok_split_close(s);
-    return st;
 }
 
 struct tok_words {
@@ -112,16 +95,30 @@ struct tok_words {
     pcre2_match_data *match;
     pcre2_match_context *context;
     pcre2_jit_stack *stack;
-    struct ends {
-        uint32_t *at;
-        size_t n, cap;
-    } ends[2]; /* the pieces of the stage before, and of this one */
+    tok_pieces pieces[2]; /* of the stage before, and of this one */
 };
+
+void tok_pieces_clear(tok_pieces *p) {
+    base_free(p->at);
+    *p = (tok_pieces){0};
+}
+
+bool tok_pieces_push(tok_pieces *p, size_t begin, size_t end) {
+    if (p->n == p->cap) {
+        size_t cap = p->cap ? 2 * p->cap : 64;
+        tok_piece_range *at = base_realloc(p->at, cap * sizeof *at);
+        if (!at) return false;
+        p->at = at;
+        p->cap = cap;
+    }
+    p->at[p->n++] = (tok_piece_range){(uint32_t)begin, (uint32_t)end};
+    return true;
+}
 
 void tok_words_close(tok_words *w) {
     if (!w) return;
-    base_free(w->ends[0].at);
-    base_free(w->ends[1].at);
+    tok_pieces_clear(&w->pieces[0]);
+    tok_pieces_clear(&w->pieces[1]);
     pcre2_match_data_free(w->match);
     pcre2_match_context_free(w->context);
     pcre2_jit_stack_free(w->stack);
@@ -145,52 +142,85 @@ fl_status tok_words_open(tok_words **out, const tok_split *s, fl_err *err) {
     return FL_OK;
 }
 
-static bool push(struct ends *e, size_t at) {
-    if (e->n == e->cap) {
-        size_t cap = e->cap ? 2 * e->cap : 64;
-        uint32_t *p = base_realloc(e->at, cap * sizeof *p);
-        if (!p) return false;
-        e->at = p;
-        e->cap = cap;
-    }
-    e->at[e->n++] = (uint32_t)at;
+/* Puts text[begin .. end), a match or what is between two, the way the behaviour wants it. first: no piece before it
+ * comes from the same subject. was: whether the one before was a match. */
+static bool put(tok_pieces *out, tok_behaviour how, bool is_match, bool was, bool first, size_t begin, size_t end) {
+    bool join = !first && (how == TOK_CONTIGUOUS      ? is_match == was
+                           : how == TOK_WITH_PREVIOUS ? is_match && !was
+                           : how == TOK_WITH_NEXT     ? !is_match && was
+                                                      : false);
+    if (how == TOK_REMOVED && is_match) return true;
+    if (!join) return tok_pieces_push(out, begin, end);
+    out->at[out->n - 1].end = (uint32_t)end;
     return true;
 }
 
 /* Cuts one piece text[begin .. end). */
-static fl_status cut_piece(tok_words *w, const pcre2_code *code, const char *text, size_t begin, size_t end,
-                           struct ends *out, fl_err *err) {
+static fl_status cut_piece(tok_words *w, const stage *s, const char *text, size_t begin, size_t end, tok_pieces *out,
+                           fl_err *err) {
     PCRE2_SPTR subject = (PCRE2_SPTR)text + begin;
-    size_t n = end - begin, at = 0, cut = 0;
-    while (at < n) {
-        int rc = pcre2_match(code, subject, n, at, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, w->match, w->context);
+    size_t n = end - begin, at = 0, cut = 0, touched = SIZE_MAX;
+    bool was = false, first = true, ok = true;
+    while (ok && at <= n) {
+        int rc = pcre2_match(s->code, subject, n, at, PCRE2_NO_UTF_CHECK, w->match, w->context);
         if (rc == PCRE2_ERROR_NOMATCH) break;
-        if (rc < 0) return fl_fail(err, FL_ENOMEM, "the splitter gave up at byte %zu: error %d", begin + at, rc);
+        if (rc == PCRE2_ERROR_NOMEMORY) return fl_fail(err, FL_ENOMEM, "words");
+        if (rc < 0)
+            return fl_fail(err, FL_EUNSUPPORTED, "the pattern of the splitter gave up at byte %zu: error %d",
+                           begin + at, rc);
         const PCRE2_SIZE *range = pcre2_get_ovector_pointer(w->match);
-        if (range[0] > cut && !push(out, begin + range[0])) return fl_fail(err, FL_ENOMEM, "words");
-        if (!push(out, begin + range[1])) return fl_fail(err, FL_ENOMEM, "words");
-        at = cut = range[1];
+        size_t from = range[0], to = range[1];
+        if (from == to && from == touched) {
+            if (at >= n) break;
+            at += (size_t)tok_utf8_char(subject + at, n - at);
+            continue;
+        }
+        if (from > cut) {
+            ok = put(out, s->behaviour, s->invert, was, first, begin + cut, begin + from);
+            was = s->invert;
+            first = false;
+        }
+        if (ok) ok = put(out, s->behaviour, !s->invert, was, first, begin + from, begin + to);
+        was = !s->invert;
+        first = false;
+        at = cut = touched = to;
     }
-    if (cut < n && !push(out, end)) return fl_fail(err, FL_ENOMEM, "words");
+    if (ok && cut < n) ok = put(out, s->behaviour, s->invert, was, first, begin + cut, end);
+    return ok ? FL_OK : fl_fail(err, FL_ENOMEM, "words");
+}
+
+/* Empty pieces carry the marks of empty matches while a stage runs; then they are dropped. */
+static void drop_empty(tok_pieces *p) {
+    size_t k = 0;
+    for (size_t i = 0; i < p->n; i++)
+        if (p->at[i].begin < p->at[i].end) p->at[k++] = p->at[i];
+    p->n = k;
+}
+
+fl_status tok_words_cut(tok_words *w, uint32_t first, uint32_t end, const char *text, const tok_pieces *given,
+                        const tok_pieces **out, fl_err *err) {
+    const tok_pieces *from = given;
+    for (uint32_t k = first; k < end; k++) {
+        tok_pieces *to = &w->pieces[from == &w->pieces[0]];
+        to->n = 0;
+        for (size_t i = 0; i < from->n; i++) {
+            fl_status st = cut_piece(w, &w->split->stages[k], text, from->at[i].begin, from->at[i].end, to, err);
+            if (st != FL_OK) return st;
+        }
+        drop_empty(to);
+        from = to;
+    }
+    *out = from;
     return FL_OK;
 }
 
-fl_status tok_words_cut(tok_words *w, const char *text, size_t n, const uint32_t **ends, size_t *n_words, fl_err *err) {
-    struct ends *from = &w->ends[0], *to = &w->ends[1];
-    from->n = 0;
-    if (n && !push(from, n)) return fl_fail(err, FL_ENOMEM, "words");
-    for (uint32_t k = 0; k < w->split->n_stages; k++) {
-        size_t begin = 0;
-        to->n = 0;
-        for (size_t i = 0; i < from->n; begin = from->at[i++]) {
-            fl_status st = cut_piece(w, w->split->stages[k], text, begin, from->at[i], to, err);
-            if (st != FL_OK) return st;
-        }
-        struct ends *swap = from;
-        from = to;
-        to = swap;
-    }
-    *ends = from->at;
-    *n_words = from->n;
+fl_status tok_words_search(tok_words *w, uint32_t k, const char *text, size_t n, size_t at, size_t range[2],
+                           bool *found, fl_err *err) {
+    int rc = pcre2_match(w->split->stages[k].code, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK, w->match, w->context);
+    *found = rc >= 0;
+    if (rc == PCRE2_ERROR_NOMEMORY) return fl_fail(err, FL_ENOMEM, "words");
+    if (rc < 0 && rc != PCRE2_ERROR_NOMATCH)
+        return fl_fail(err, FL_EUNSUPPORTED, "a pattern gave up at byte %zu: error %d", at, rc);
+    for (int i = 0; *found && i < 2; i++) range[i] = pcre2_get_ovector_pointer(w->match)[i];
     return FL_OK;
 }

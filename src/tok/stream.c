@@ -8,12 +8,15 @@
  */
 #include "tok/tok_int.h"
 
+#include "tok/pipe.h"
 #include "tok/utf8.h"
 
 #define REPLACEMENT "\xef\xbf\xbd"
 #define UNKNOWN     " \xe2\x81\x87 "
 
 void tok_stream_init(tok_stream *s, const tok *t, unsigned flags) { *s = (tok_stream){.t = t, .flags = flags}; }
+
+void tok_stream_clear(tok_stream *s) { base_buf_clear(&s->run); }
 
 /* Gives up the pending bytes. */
 static bool replace_pending(tok_stream *s, base_buf *out) {
@@ -74,6 +77,8 @@ fl_status tok_stream_push(tok_stream *s, uint32_t id, base_buf *out, fl_err *err
     if (id >= t->n_vocab) return fl_fail(err, FL_EINVAL, "token %u is beyond the vocabulary of %u", id, t->n_vocab);
     if ((s->flags & TOK_SKIP_SPECIAL) && t->types[id] == TOK_CONTROL && !t->spm) return FL_OK;
     if ((s->flags & TOK_SKIP_SPECIAL) && (s->flags & TOK_RAW) && tok_is_special(t, id)) return FL_OK;
+    if (t->pipe && !t->pipe->dec_bytes)
+        return tok_pipe_push(s, id, out) ? FL_OK : fl_fail(err, FL_ENOMEM, "text of a token");
     tok_text x = tok_piece(t, id);
     size_t before = out->len;
     bool ok = s->flags & TOK_RAW ? base_buf_append(out, x.bytes, x.n)
@@ -84,17 +89,18 @@ fl_status tok_stream_push(tok_stream *s, uint32_t id, base_buf *out, fl_err *err
 }
 
 fl_status tok_stream_finish(tok_stream *s, base_buf *out, fl_err *err) {
-    bool ok = replace_pending(s, out);
+    bool ok = replace_pending(s, out) && (!s->t->pipe || tok_pipe_finish(s, out));
+    tok_stream_clear(s);
     tok_stream_init(s, s->t, s->flags);
     return ok ? FL_OK : fl_fail(err, FL_ENOMEM, "text of a token");
 }
 
 fl_status tok_decode(const tok *t, const uint32_t *ids, size_t n, unsigned flags, base_buf *out, fl_err *err) {
     tok_stream s;
+    fl_status st = FL_OK;
     tok_stream_init(&s, t, flags);
-    for (size_t i = 0; i < n; i++) {
-        fl_status st = tok_stream_push(&s, ids[i], out, err);
-        if (st != FL_OK) return st;
-    }
-    return tok_stream_finish(&s, out, err);
+    for (size_t i = 0; i < n && st == FL_OK; i++) st = tok_stream_push(&s, ids[i], out, err);
+    if (st == FL_OK) return tok_stream_finish(&s, out, err);
+    tok_stream_clear(&s);
+    return st;
 }

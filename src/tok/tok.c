@@ -4,12 +4,14 @@
 #include "tok/tok.h"
 
 #include "base/mem.h"
+#include "tok/pipe.h"
 #include "tok/tok_int.h"
 
 #include <string.h>
 
 void tok_close(tok *t) {
     if (!t) return;
+    tok_pipe_close(t->pipe);
     tok_match_clear(&t->user);
     tok_match_clear(&t->added);
     tok_map_clear(&t->map);
@@ -92,7 +94,7 @@ static const char *const stop_texts[] = {
     "<｜end▁of▁sentence｜>",
 };
 
-static fl_status find_stops(tok *t, fl_err *err) {
+fl_status tok_find_stops(tok *t, fl_err *err) {
     t->stop = base_calloc(t->n_vocab, 1);
     if (!t->stop) return fl_fail(err, FL_ENOMEM, "vocabulary of %u tokens", t->n_vocab);
     if (t->eos != TOK_NONE) t->stop[t->eos] = 1;
@@ -119,7 +121,7 @@ static fl_status open_kind(tok *t, const tok_source *src, fl_err *err) {
     fl_status st = t->spm ? tok_spm_open(t, src, err) : tok_bpe_open(t, src, err);
     if (st != FL_OK) return st;
     if (!tok_match_init(&t->added, &t->table, t->types, set)) return fl_fail(err, FL_ENOMEM, "control tokens");
-    return find_stops(t, err);
+    return tok_find_stops(t, err);
 }
 
 fl_status tok_open(tok **out, const tok_source *src, fl_err *err) {
@@ -154,7 +156,7 @@ uint32_t tok_bos(const tok *t) { return t->bos; }
 uint32_t tok_eos(const tok *t) { return t->eos; }
 uint32_t tok_unk(const tok *t) { return t->unk; }
 uint32_t tok_pad(const tok *t) { return t->pad; }
-bool tok_adds_bos(const tok *t) { return t->add_bos; }
+bool tok_adds_bos(const tok *t) { return t->pipe ? t->pipe->before.n > 0 : t->add_bos; }
 
 bool tok_is_special(const tok *t, uint32_t id) {
     return id < t->n_vocab && (t->types[id] == TOK_CONTROL || t->types[id] == TOK_UNKNOWN);

@@ -2,7 +2,8 @@
  *
  * Two kinds: byte-level BPE (merges by rank inside the words that a pattern cuts; "gpt2" in
  * GGUF) and SentencePiece BPE (merges by the score of the joined piece; "llama"). A tokenizer
- * is opened from plain arrays (tok_source), so that this folder knows no file format.
+ * is opened from plain arrays (tok_source) or from a tokenizer.json, which is a pipeline of its own
+ * (pipe.h).
  *
  * Model of encoding: added tokens are cut out of the text first (leftmost, longest), the rest
  * goes through the splitter and the merges. Control tokens (types control and unknown) are
@@ -14,7 +15,8 @@
  * one per maximal prefix of a character; SentencePiece: one per byte token). In it SentencePiece
  * prints control tokens as nothing, the unknown token as " U+2047 ", and drops one leading blank
  * where the vocabulary adds one. TOK_SKIP_SPECIAL drops control tokens in both kinds. TOK_RAW
- * joins the bytes of the tokens as they are.
+ * joins the bytes of the tokens as they are; where a tokenizer.json decodes by other steps than bytes, it
+ * has no other form than the text.
  *
  * Threads: a tok is frozen once open; any number of threads may use it without locks.
  * Memory:  a tok copies what it needs from its source. tok_ids are the caller's.
@@ -51,7 +53,8 @@ typedef enum {
 /* What tok_open() needs; everything is borrowed until it returns. */
 typedef struct {
     const char *model;      /* "gpt2" or "llama" */
-    const char *pre;        /* name of the splitter for "gpt2" (tok_split_names()); ignored for "llama" */
+    const char *pre;        /* name of the splitter for "gpt2" (tok_split_names()), from which normal form and
+                             * "whole words first" follow; ignored for "llama" */
     const tok_text *texts;  /* [n_vocab], text of each token as the file spells it */
     const float *scores;    /* [n_scores]; n_scores = n_vocab for "llama", ignored for "gpt2" */
     const int32_t *types;   /* [n_types], tok_type values; n_types = n_vocab, or 0: all normal */
@@ -66,10 +69,24 @@ typedef struct {
  * Errors: FL_EUNSUPPORTED for a model kind or splitter that is not known (the message lists those that
  * are), FL_EFORMAT for arrays that contradict each other, FL_ENOMEM. */
 FL_CHECKED fl_status tok_open(tok **out, const tok_source *src, fl_err *err);
+/* Opens the tokenizer of a tokenizer.json (n bytes of JSON); config is the tokenizer_config.json beside it, which names
+ * bos, eos, unknown and padding, or NULL.
+ * Errors: FL_EFORMAT for what contradicts itself, FL_EUNSUPPORTED for a component that is not known; the message names
+ * the component. FL_ENOMEM. */
+FL_CHECKED fl_status tok_open_json(tok **out, const char *json, size_t n, const char *config, size_t n_config,
+                                   fl_err *err);
+/* Opens a tokenizer.model (n bytes, SentencePiece's protobuf; BPE without normaliser). The file does not say whether bos
+ * and eos go around the text. Errors as tok_open(), FL_EUNSUPPORTED naming what we do not do. */
+FL_CHECKED fl_status tok_open_sentencepiece(tok **out, const void *bytes, size_t n, bool add_bos, bool add_eos,
+                                            fl_err *err);
+/* Opens a tekken.json (n bytes). Errors: FL_EFORMAT, FL_EUNSUPPORTED for a pattern we cannot run, FL_ENOMEM. */
+FL_CHECKED fl_status tok_open_tekken(tok **out, const char *json, size_t n, fl_err *err);
 void tok_close(tok *t);
 
 /* The splitter names of "gpt2" vocabularies, separated by ", ". */
 const char *tok_split_names(void);
+/* Whether vocabularies with this splitter have a bos token put in front unless the file says otherwise. */
+bool tok_split_adds_bos(const char *name);
 
 /* -------------------------------------------------------------------------------- vocabulary */
 
@@ -134,13 +151,15 @@ FL_CHECKED fl_status tok_decode(const tok *t, const uint32_t *ids, size_t n, uns
                                 fl_err *err);
 
 /* The same one token at a time. The pieces joined are the text tok_decode() gives; no piece ends inside a
- * character, except under TOK_RAW. Holds no memory of its own; t must outlive it. */
+ * character, except under TOK_RAW. May hold memory until tok_stream_finish() or tok_stream_clear(); t must outlive it. */
 typedef struct {
     const tok *t;
     unsigned flags;
     uint8_t pending[4]; /* bytes of a character that is not complete */
     uint8_t n_pending;
-    bool started; /* something was printed, or the leading blank dropped */
+    bool started;      /* something was printed, or the leading blank dropped */
+    uint32_t stripped; /* of what the decoder drops at the start */
+    base_buf run;      /* byte tokens whose run has not ended (tokenizer.json with ByteFallback) */
 } tok_stream;
 
 void tok_stream_init(tok_stream *s, const tok *t, unsigned flags);
@@ -148,5 +167,6 @@ void tok_stream_init(tok_stream *s, const tok *t, unsigned flags);
 FL_CHECKED fl_status tok_stream_push(tok_stream *s, uint32_t id, base_buf *out, fl_err *err);
 /* Appends what is left: U+FFFD for bytes of an incomplete character. The stream is then as after init. */
 FL_CHECKED fl_status tok_stream_finish(tok_stream *s, base_buf *out, fl_err *err);
+void tok_stream_clear(tok_stream *s);
 
 #endif

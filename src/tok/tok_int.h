@@ -56,18 +56,81 @@ void tok_match_clear(tok_match *m);
 /* The longest token that begins at p, or TOK_NONE; *len gets its length. */
 uint32_t tok_match_at(const tok_match *m, const char *p, size_t n, size_t *len);
 uint32_t tok_match_find(const tok_match *m, const char *p, size_t n);
+/* All tokens that begin at p, shortest first: zero-initialise the rest of the walk. */
+typedef struct {
+    const char *p;
+    size_t n, d;
+    uint32_t lo, hi;
+} tok_match_walk;
+bool tok_match_next(const tok_match *m, tok_match_walk *w, uint32_t *id, size_t *len);
 
 /* ---- split.c: cuts text into words by patterns. */
+typedef enum { TOK_ISOLATED, TOK_REMOVED, TOK_WITH_PREVIOUS, TOK_WITH_NEXT, TOK_CONTIGUOUS } tok_behaviour;
+
+typedef struct {
+    const char *pattern; /* in PCRE2's language */
+    tok_behaviour behaviour;
+    bool invert;
+} tok_stage;
+
+enum { TOK_STAGES_MAX = 32 };
+
+typedef struct {
+    uint32_t begin, end;
+} tok_piece_range;
+
+/* Growing array of pieces of one text. Zero-initialise, end with tok_pieces_clear(). */
+typedef struct {
+    tok_piece_range *at;
+    size_t n, cap;
+} tok_pieces;
+
+bool tok_pieces_push(tok_pieces *p, size_t begin, size_t end);
+void tok_pieces_clear(tok_pieces *p);
+
 typedef struct tok_split tok_split;
 typedef struct tok_words tok_words; /* scratch of one call */
 
-FL_CHECKED fl_status tok_split_open(tok_split **out, const char *name, fl_err *err);
+/* Errors: FL_EFORMAT for a pattern that does not compile, FL_EUNSUPPORTED for too many stages. */
+FL_CHECKED fl_status tok_split_open(tok_split **out, const tok_stage *stages, uint32_t n, fl_err *err);
 void tok_split_close(tok_split *s);
 FL_CHECKED fl_status tok_words_open(tok_words **out, const tok_split *s, fl_err *err);
 void tok_words_close(tok_words *w);
-/* Cuts text; *ends gets the n_words rising end offsets (borrowed until the next call). */
-FL_CHECKED fl_status tok_words_cut(tok_words *w, const char *text, size_t n, const uint32_t **ends, size_t *n_words,
-                                   fl_err *err);
+/* Runs stages [first, end) on the given pieces of text; *out is given itself or borrowed until the next call. given may
+ * be what the call before gave. */
+FL_CHECKED fl_status tok_words_cut(tok_words *w, uint32_t first, uint32_t end, const char *text,
+                                   const tok_pieces *given, const tok_pieces **out, fl_err *err);
+
+/* The first match of stage k in text at or behind at. */
+FL_CHECKED fl_status tok_words_search(tok_words *w, uint32_t k, const char *text, size_t n, size_t at, size_t range[2],
+                                      bool *found, fl_err *err);
+
+/* White space, to stand inside a class. */
+#define TOK_WHITE "\\t-\\r \\x85\\xA0\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
+#define TOK_PATTERN_GPT2                                                                                               \
+    "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^" TOK_WHITE "\\p{L}\\p{N}]+|[" TOK_WHITE "]+(?![^" TOK_WHITE         \
+    "])|[" TOK_WHITE "]+"
+
+/* ---- family.c: the splitters that GGUF names. */
+enum {
+    TOK_WHOLE_FIRST = 1, /* a word that is a token is taken whole, before any merge */
+    TOK_NFC = 2,         /* text is brought to NFC */
+    TOK_BOS_DEFAULT = 4, /* bos goes in front unless the file says otherwise */
+};
+
+typedef struct {
+    const char *name;
+    unsigned rules;
+    const char *stages[6];
+} tok_family;
+
+const tok_family *tok_family_find(const char *name); /* NULL: not known */
+
+/* ---- norm.c: normal forms of Unicode. */
+typedef enum { TOK_FORM_NONE, TOK_FORM_NFC, TOK_FORM_NFD, TOK_FORM_NFKC, TOK_FORM_NFKD } tok_form;
+
+/* Appends valid UTF-8 text in the form to out. False without memory. */
+bool tok_normalize(tok_form form, const char *text, size_t n, base_buf *out);
 
 /* ---- merge.c: the merging of symbols by priority. */
 typedef struct {
@@ -91,6 +154,7 @@ typedef struct {
     size_t symbols_cap;
     tok_pair *heap;
     size_t n_heap, heap_cap;
+    tok_pieces pieces;     /* bpe.c: the text as one piece */
     uint32_t *unused_left; /* spm.c: [n_vocab] length of the left part of an unused piece, or NULL */
 } tok_merge;
 
@@ -118,7 +182,19 @@ typedef struct {
 
 FL_CHECKED fl_status tok_bpe_open(tok *t, const tok_source *src, fl_err *err);
 void tok_bpe_clear(tok_bpe *b);
-FL_CHECKED fl_status tok_bpe_encode(tok_merge *m, tok_words *w, const char *text, size_t n, tok_ids *out, fl_err *err);
+bool tok_bpe_init(tok_bpe *b, uint32_t n_merges);
+/* Adds merge i; names are the pieces as the file spells them, skip the bytes of right that the joined piece leaves
+ * out. Errors: FL_EFORMAT for a piece that is not there. joined is scratch. */
+FL_CHECKED fl_status tok_bpe_add(tok_bpe *b, const tok_table *names, const tok_map *map, uint32_t i, tok_text left,
+                                 tok_text right, size_t skip, base_buf *joined, fl_err *err);
+bool tok_bpe_find(const tok_bpe *b, uint32_t left, uint32_t right, uint32_t *rank, uint32_t *id);
+/* "left right" at its first blank; false if there is none. */
+bool tok_bpe_split(tok_text m, tok_text *left, tok_text *right);
+void tok_bpe_level(tok *t);
+void tok_bpe_bytes_find(tok *t, const tok_table *names, const tok_map *map);
+bool tok_bpe_word(tok_merge *m, const char *word, size_t n, tok_ids *out);
+FL_CHECKED fl_status tok_bpe_encode(tok_merge *m, tok_words *w, base_buf *scratch, const char *text, size_t n,
+                                    tok_ids *out, fl_err *err);
 /* The bytes that a byte-level text stands for; the text itself if one of its characters is no such byte.
  * out has room for n bytes. */
 size_t tok_bpe_bytes(const tok *t, tok_text text, char *out);
@@ -129,7 +205,11 @@ FL_CHECKED fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char 
 /* Writes text with every U+2581 as a blank; the count. out has room for n bytes. */
 size_t tok_spm_blanks(const char *text, size_t n, char *out);
 
+/* Marks the tokens that end a turn; the types and t->added are there. */
+FL_CHECKED fl_status tok_find_stops(tok *t, fl_err *err);
+
 struct tok {
+    struct tok_pipe *pipe; /* a tokenizer.json (pipe.h); NULL: from a tok_source */
     bool spm;
     bool add_bos, add_eos, add_space_prefix;
     uint32_t bos, eos, unk, pad;
@@ -139,13 +219,17 @@ struct tok {
     uint8_t *stop;         /* [n_vocab] tok_is_stop() */
     uint32_t byte_id[256]; /* the token of each byte, or TOK_NONE */
     tok_match added;       /* byte-level: control, unknown and user-defined; SentencePiece: the first two */
+    tok_map map;           /* SentencePiece: normal, user-defined and unused pieces; byte-level with whole_first: all */
     /* byte-level */
     uint16_t level[324]; /* code point -> byte; 256: none */
     tok_split *split;
+    uint32_t n_stages; /* of split */
+    tok_form form;
+    bool whole_first; /* a word in map is taken whole */
+    bool by_rank;     /* neighbours merge when their joint bytes are in map, the lowest id first; no merges in bpe */
     tok_bpe bpe;
     /* SentencePiece */
     tok_match user; /* user-defined, in text with blanks for U+2581 */
-    tok_map map;    /* normal, user-defined and unused pieces */
     float *scores;  /* [n_vocab] */
     uint32_t piece_bytes_max;
     bool has_unused;

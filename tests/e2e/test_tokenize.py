@@ -1,5 +1,6 @@
 """tokenize and detokenize."""
 import json
+import os
 
 from flambeau import Case, ids_text, tiny
 
@@ -34,6 +35,17 @@ class Tokenize(Case):
         self.assertNotIn(2, self.json("tokenize", model, "<|im_end|>")["ids"])
         self.assertEqual(self.ok("detokenize", model, "1,2"), b"<|im_start|><|im_end|>")
         self.assertEqual(self.ok("detokenize", model, "1,2", "--skip-special"), b"")
+
+    def test_a_tokenizer_without_weights(self):
+        own = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden", "tok", "own")
+        folder, spm = os.path.join(own, "bytelevel"), os.path.join(own, "bpe-plain")
+        for model in (folder, os.path.join(folder, "tokenizer.json"), spm, os.path.join(spm, "tokenizer.model")):
+            with self.subTest(model=model):
+                ids = self.json("tokenize", model, "--no-bos", "hello world")["ids"]
+                self.assertEqual(self.ok("detokenize", model, ids_text(ids)).strip(), b"hello world")
+        self.assertEqual(self.json("tokenize", folder, "<s>", "--no-bos", "--parse-special")["ids"], [0])
+        self.refused(1, "no weights", "run", folder, "hello")
+        self.refused(1, "without tokenizer.json", "tokenize", own, "hello")
 
     def test_lines(self):
         model = tiny()

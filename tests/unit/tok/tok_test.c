@@ -84,9 +84,11 @@ static void check_case(const tok *t, const json_t *answers, const json_t *c, con
         CHECKF(same_ids(&ids, special ? special : plain), "string %d: special", i);
     }
     const json_t *prefix = json_object_get(json_object_get(answers, "add"), "prefix");
+    const json_t *suffix = json_object_get(json_object_get(answers, "add"), "suffix");
     size_t before = ids.n;
     CHECK(tok_encode(t, s, n, TOK_ADD_SPECIAL, &ids, &err) == FL_OK);
-    CHECKF(ids.n == before + json_array_size(prefix) + json_array_size(plain), "string %d: added", i);
+    CHECKF(ids.n == before + json_array_size(prefix) + json_array_size(plain) + json_array_size(suffix),
+           "string %d: added", i);
     for (size_t k = 0; k < json_array_size(prefix); k++)
         CHECKF(ids.ids[before + k] == (uint32_t)json_integer_value(json_array_get(prefix, k)), "string %d: prefix", i);
     tok_ids_clear(&ids);
@@ -116,12 +118,14 @@ static void check_detok(const tok *t, const json_t *c, size_t i) {
     base_buf_clear(&text);
 }
 
-static void check_golden(const tok *t, const char *path) {
+/* skip: the number of a string that is left out, or -1. */
+static void check_golden_but(const tok *t, const char *path, int skip) {
     json_t *answers = json_load_file(path, 0, NULL), *all = json_load_file(GOLDEN "strings.json", 0, NULL);
     const json_t *c;
     size_t i, n = 0;
     CHECK(answers && all);
     json_array_foreach(json_object_get(answers, "cases"), i, c) {
+        if (json_integer_value(json_object_get(c, "i")) == skip) continue;
         check_case(t, answers, c, json_object_get(all, "strings"));
         n++;
     }
@@ -131,6 +135,8 @@ static void check_golden(const tok *t, const char *path) {
     json_decref(answers);
     json_decref(all);
 }
+
+static void check_golden(const tok *t, const char *path) { check_golden_but(t, path, -1); }
 
 static void check_own(const char *name) {
     char path[256];
@@ -151,6 +157,120 @@ static void check_own(const char *name) {
 TEST(golden_own_bytelevel) { check_own("own-bytelevel.gguf"); }
 TEST(golden_own_sentencepiece) { check_own("own-bpe-plain.gguf"); }
 
+/* The bytes of a file; the caller frees them. */
+static char *read_file(const char *path, size_t *n) {
+    FILE *f = fopen(path, "rb");
+    char *data = NULL;
+    *n = 0;
+    if (!f) return NULL;
+    fseek(f, 0, SEEK_END);
+    long end = ftell(f);
+    rewind(f);
+    if (end >= 0 && (data = malloc((size_t)end + 1)) != NULL) *n = fread(data, 1, (size_t)end, f);
+    fclose(f);
+    return data;
+}
+
+static tok *open_json(const char *dir) {
+    char path[512];
+    size_t n, n_config;
+    fl_err err;
+    tok *t = NULL;
+    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
+    char *json = read_file(path, &n);
+    snprintf(path, sizeof path, "%s/tokenizer_config.json", dir);
+    char *config = read_file(path, &n_config);
+    CHECKF(json && config, "%s", dir);
+    double begin = now_ms();
+    fl_status st = tok_open_json(&t, json, n, config, n_config, &err);
+    if (getenv("FLAMBEAU_TEST_TIMES"))
+        printf("  %s: %.1f MB opened in %.0f ms\n", dir, (double)n * 1e-6, now_ms() - begin);
+    CHECKF(st == FL_OK, "%s: %s", dir, err.msg);
+    free(json);
+    free(config);
+    return t;
+}
+
+static void check_json_but(const char *name, int skip) {
+    char dir[256], answers[256];
+    snprintf(dir, sizeof dir, GOLDEN "own/%s", name);
+    snprintf(answers, sizeof answers, GOLDEN "own-%s.json", name);
+    tok *t = open_json(dir);
+    if (t) check_golden_but(t, answers, skip);
+    tok_close(t);
+}
+
+static void check_json(const char *name) { check_json_but(name, -1); }
+
+TEST(json_bytelevel) { check_json("bytelevel"); }
+TEST(json_prefix) { check_json("prefix"); }
+TEST(json_nfc) { check_json("nfc"); }
+TEST(json_nfd) { check_json("nfd"); }
+TEST(json_nfkd) { check_json("nfkd"); }
+TEST(json_norms) { check_json("norms"); }
+TEST(json_split_behaviours) { check_json("split-behaviours"); }
+TEST(json_split_digits) { check_json("split-digits"); }
+TEST(json_split_invert) { check_json("split-invert"); }
+TEST(json_split_lookahead) { check_json("split-lookahead"); }
+TEST(json_metaspace_always) { check_json("meta-always"); }
+TEST(json_metaspace_first) { check_json("meta-first"); }
+TEST(json_metaspace_never) { check_json("meta-never"); }
+TEST(json_bpe_byte_fallback) { check_json("bpe-bf-hf"); }
+TEST(json_unigram) { check_json("uni-keep-hf"); }
+TEST(json_unigram_precompiled) { check_json("uni-rules-hf"); }
+/* String 256 has a punctuation mark that is younger than the reference's tables (docs/tokenizers.md). */
+TEST(json_wordpiece) { check_json_but("wordpiece", 256); }
+
+static void check_spm(const char *name) {
+    char path[256];
+    size_t n;
+    fl_err err;
+    tok *t = NULL;
+    snprintf(path, sizeof path, GOLDEN "own/%s/tokenizer.model", name);
+    char *bytes = read_file(path, &n);
+    CHECK(bytes != NULL);
+    fl_status st = tok_open_sentencepiece(&t, bytes, n, true, false, &err);
+    CHECKF(st == FL_OK, "%s: %s", name, err.msg);
+    snprintf(path, sizeof path, GOLDEN "own-%s.json", name);
+    if (t) check_golden(t, path);
+    tok_close(t);
+    /* Every shorter file opens or is refused, with nothing left behind. */
+    size_t before = base_mem_bytes();
+    for (size_t cut = 0; cut < n; cut += cut < 200 || cut > n - 400 ? 1 : 97) {
+        char *part = malloc(cut + 1);
+        if (!part) break;
+        memcpy(part, bytes, cut);
+        st = tok_open_sentencepiece(&t, part, cut, false, false, &err);
+        CHECK(st == FL_OK || st == FL_EFORMAT || st == FL_EUNSUPPORTED);
+        tok_close(t);
+        free(part);
+    }
+    CHECK(base_mem_bytes() == before);
+    free(bytes);
+}
+
+TEST(sentencepiece_file_plain) { check_spm("bpe-plain"); }
+TEST(sentencepiece_file_byte_fallback) { check_spm("bpe-bf"); }
+
+TEST(sentencepiece_file_bad) {
+    static const struct {
+        const char *bytes;
+        size_t n;
+        const char *words;
+    } cases[] = {{"", 0, "no SentencePiece model"},
+                 {"\xff\xff\xff\xff", 4, "no SentencePiece model"},
+                 {"\x0a\x7f", 2, "no SentencePiece model"},
+                 {"\x0a\x03\x0a\x01q", 5, "not BPE"},
+                 {"\x0a\x03\x0a\x01q\x12\x02\x18\x02", 9, "remove_extra_whitespaces"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fl_err err;
+        tok *t;
+        fl_status st = tok_open_sentencepiece(&t, cases[i].bytes, cases[i].n, false, false, &err);
+        CHECKF(st != FL_OK && strstr(err.msg, cases[i].words), "case %zu: %s", i, st ? err.msg : "");
+        tok_close(t);
+    }
+}
+
 /* Vocabularies of real models are too large for the repository: FLAMBEAU_TEST_VOCAB names a folder with
  * NAME.vocab.json and the answers NAME.json. */
 static bool load_real(const char *name, vocab *v, char answers[512]) {
@@ -160,6 +280,27 @@ static bool load_real(const char *name, vocab *v, char answers[512]) {
     snprintf(path, sizeof path, "%s/%s.vocab.json", dir, name);
     snprintf(answers, 512, "%s/%s.json", dir, name);
     return vocab_load(v, path);
+}
+
+/* NAME/tokenizer.json and the answers NAME.json in that folder. */
+TEST(json_real) {
+    static const char *const names[] = {"qwen3", "qwen35", "llama3", "llama4", "deepseek", "llama2"};
+    const char *dir = getenv("FLAMBEAU_TEST_VOCAB");
+    char folder[512], path[600], answers[512];
+    int n = 0;
+    for (size_t i = 0; dir && i < sizeof names / sizeof *names; i++) {
+        snprintf(folder, sizeof folder, "%s/%s", dir, names[i]);
+        snprintf(path, sizeof path, "%s/tokenizer.json", folder);
+        snprintf(answers, sizeof answers, "%s/%s.json", dir, names[i]);
+        FILE *f = fopen(path, "rb");
+        if (!f) continue;
+        fclose(f);
+        tok *t = open_json(folder);
+        if (t) check_golden(t, answers);
+        tok_close(t);
+        n++;
+    }
+    if (!n) SKIP("FLAMBEAU_TEST_VOCAB has no such folder");
 }
 
 static void check_real(const char *name, double open_ms_max) {
@@ -395,6 +536,79 @@ TEST(bad_sources) {
     tok_close(t);
 }
 
+/* A vocabulary of the 256 bytes, with the splitter named. */
+static tok *open_bytes(const char *pre) {
+    static uint8_t spelling[256][2];
+    tok_text texts[256];
+    uint32_t next = 256;
+    for (uint32_t b = 0; b < 256; b++) {
+        bool prints = (b >= 33 && b <= 126) || (b >= 161 && b != 173);
+        texts[b] = (tok_text){(char *)spelling[b], (size_t)tok_utf8_put(spelling[b], prints ? b : next++)};
+    }
+    const tok_source s = {
+        .model = "gpt2", .pre = pre, .texts = texts, .n_vocab = 256, .bos = -1, .eos = -1, .unk = -1, .pad = -1};
+    tok *t = NULL;
+    fl_err err;
+    fl_status st = tok_open(&t, &s, &err);
+    CHECKF(st == FL_OK, "%s: %s", pre, err.msg);
+    return t;
+}
+
+/* Every name opens and cuts text without losing a byte. */
+TEST(splitters_by_name) {
+    static const char text[] =
+        "It's 12345 \xe4\xbd\xa0\xe5\xa5\xbd\xe3\x81\x82, camelCase\r\n\n  \t!!/x \xcc\x81\xc2\xbd ";
+    char names[1024];
+    int n = 0;
+    snprintf(names, sizeof names, "%s", tok_split_names());
+    for (char *rest, *name = strtok_r(names, ", ", &rest); name; name = strtok_r(NULL, ", ", &rest), n++) {
+        tok_ids ids = {0};
+        base_buf back = {0};
+        fl_err err;
+        tok *t = open_bytes(name);
+        CHECK(t && tok_encode(t, text, sizeof text - 1, 0, &ids, &err) == FL_OK);
+        CHECK(tok_decode(t, ids.ids, ids.n, TOK_RAW, &back, &err) == FL_OK);
+        CHECKF(back.len == sizeof text - 1 && memcmp(back.data, text, back.len) == 0, "%s", name);
+        tok_ids_clear(&ids);
+        base_buf_clear(&back);
+        tok_close(t);
+    }
+    CHECK(n == 25);
+    CHECK(tok_split_adds_bos("llama-bpe") && tok_split_adds_bos("tekken") && !tok_split_adds_bos("qwen2") &&
+          !tok_split_adds_bos("nosuch"));
+}
+
+static void check_nfc(const tok *t, const char *text, size_t n, const char *want) {
+    tok_ids ids = {0};
+    fl_err err;
+    CHECK(tok_encode(t, text, n, 0, &ids, &err) == FL_OK);
+    bool same = ids.n == strlen(want);
+    for (size_t i = 0; same && i < ids.n; i++) same = ids.ids[i] == (uint8_t)want[i];
+    CHECKF(same, "NFC of \"%.40s\"", text);
+    tok_ids_clear(&ids);
+}
+
+/* Composition, Hangul, order of marks; and a megabyte of marks in the wrong order, which must not take quadratic time. */
+TEST(nfc_from_the_name) {
+    tok *t = open_bytes("qwen2");
+    check_nfc(t, "e\xcc\x81", 3, "\xc3\xa9");
+    check_nfc(t, "\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", 9, "\xea\xb0\x81");
+    check_nfc(t, "x\xcc\x81\xcc\xa3", 5, "x\xcc\xa3\xcc\x81");
+    check_nfc(t, "\xe2\x84\xa6", 3, "\xce\xa9");
+    enum { PAIRS = 1 << 18 };
+    char *marks = malloc(4 * PAIRS);
+    for (size_t i = 0; marks && i < PAIRS; i++) memcpy(marks + 4 * i, "\xcc\x81\xcc\xa3", 4);
+    tok_ids ids = {0};
+    fl_err err;
+    double begin = now_ms();
+    CHECK(tok_encode(t, marks, 4 * PAIRS, 0, &ids, &err) == FL_OK);
+    CHECK(ids.n == 4 * PAIRS && ids.ids[1] == 0xa3 && ids.ids[ids.n - 1] == 0x81);
+    CHECK(now_ms() - begin < 4000 * TEST_SLOWDOWN);
+    free(marks);
+    tok_ids_clear(&ids);
+    tok_close(t);
+}
+
 /* Unused pieces are steps to longer ones and never come out; without byte tokens unknown characters give one
  * unknown token for a run. */
 TEST(sentencepiece_unused_and_unknown) {
@@ -428,4 +642,187 @@ TEST(sentencepiece_unused_and_unknown) {
         tok_ids_clear(&ids);
     }
     tok_close(t);
+}
+
+static fl_status open_text(const char *json, fl_err *err) {
+    tok *t = NULL;
+    size_t before = base_mem_bytes();
+    fl_status st = tok_open_json(&t, json, strlen(json), NULL, 0, err);
+    CHECK((st == FL_OK) == (t != NULL));
+    tok_close(t);
+    CHECK(base_mem_bytes() == before);
+    return st;
+}
+
+static void refuse_json(const char *json, fl_status want, const char *words) {
+    fl_err err;
+    fl_status st = open_text(json, &err);
+    CHECKF(st == want && strstr(err.msg, words), "wanted \"%s\", got %s \"%s\"", words, fl_status_name(st),
+           st ? err.msg : "");
+}
+
+#define BPE(merges) "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[" merges "]}"
+#define WITH(part)  "{" part "," BPE("\"a b\"") "}"
+
+TEST(json_bad_input) {
+    fl_err err;
+    CHECK(open_text("{" BPE("\"a b\"") "}", &err) == FL_OK);
+    CHECK(open_text("{" BPE("[\"a\",\"b\"]") "}", &err) == FL_OK);
+    refuse_json("", FL_EFORMAT, "tokenizer.json");
+    refuse_json("[1]", FL_EFORMAT, "no JSON object");
+    refuse_json("{}", FL_EUNSUPPORTED, "BPE, Unigram, WordPiece");
+    refuse_json("{\"model\":{\"type\":\"WordLevel\"}}", FL_EUNSUPPORTED, "WordLevel");
+    refuse_json("{" BPE("\"a c\"") "}", FL_EFORMAT, "right piece");
+    refuse_json("{" BPE("\"b a\"") "}", FL_EFORMAT, "joined piece");
+    refuse_json("{" BPE("[\"a\"]") "}", FL_EFORMAT, "no pair");
+    refuse_json("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", FL_EFORMAT, "given twice");
+    refuse_json("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":16000000},\"merges\":[]}}", FL_EFORMAT, "16000000");
+    refuse_json("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", FL_EFORMAT, "id -1");
+    refuse_json("{\"model\":{\"type\":\"BPE\",\"dropout\":0.1,\"vocab\":{\"a\":0},\"merges\":[]}}", FL_EUNSUPPORTED,
+                "dropout");
+    refuse_json("{\"model\":{\"type\":\"BPE\",\"unk_token\":\"u\",\"vocab\":{\"a\":0},\"merges\":[]}}", FL_EFORMAT,
+                "unk_token");
+    refuse_json("{\"model\":{\"type\":\"Unigram\",\"unk_id\":9,\"vocab\":[[\"a\",-1]]}}", FL_EFORMAT, "unk_id 9");
+    refuse_json("{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\"]]}}", FL_EFORMAT, "entry 0");
+    refuse_json(WITH("\"added_tokens\":[{\"id\":3,\"content\":\"x\"},{\"id\":3,\"content\":\"y\"}]"), FL_EFORMAT,
+                "given twice");
+    refuse_json(WITH("\"added_tokens\":[{\"id\":1,\"content\":\"x\"}]"), FL_EFORMAT, "given twice");
+    refuse_json(WITH("\"added_tokens\":[{\"id\":3}]"), FL_EFORMAT, "no content");
+    refuse_json(WITH("\"normalizer\":{\"type\":\"Nmt\"}"), FL_EUNSUPPORTED, "normalizer \"Nmt\"");
+    refuse_json(WITH("\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAAA\"}"), FL_EFORMAT,
+                "trie");
+    refuse_json(WITH("\"normalizer\":{\"type\":\"Prepend\"}"), FL_EFORMAT, "Prepend");
+    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}"), FL_EUNSUPPORTED, "UnicodeScripts");
+    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"}}"), FL_EFORMAT, "compile");
+    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&b]\"}}"), FL_EUNSUPPORTED,
+                "&&");
+    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"x\",\"pattern\":{\"String\":\"a\"}}"),
+                FL_EUNSUPPORTED, "behavior");
+    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"ByteLevel\"}"), FL_EUNSUPPORTED, "without decoder");
+    refuse_json(WITH("\"decoder\":{\"type\":\"CTC\"}"), FL_EUNSUPPORTED, "decoder \"CTC\"");
+    refuse_json(WITH("\"post_processor\":{\"type\":\"X\"}"), FL_EUNSUPPORTED, "post-processor \"X\"");
+    enum { DEEP = 10000 };
+    char *deep = malloc(2 * DEEP + 1);
+    if (!deep) return;
+    memset(deep, '[', DEEP);
+    memset(deep + DEEP, ']', DEEP);
+    deep[2 * DEEP] = '\0';
+    refuse_json(deep, FL_EFORMAT, "depth");
+    free(deep);
+}
+
+/* A pattern that explodes fails the call, not the process. */
+TEST(json_exploding_pattern) {
+    static const char json[] =
+        "{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a+)+$\"}}," BPE("\"a b\"") "}";
+    static const char text[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab";
+    tok *t = NULL;
+    fl_err err;
+    tok_ids ids = {0};
+    CHECK(tok_open_json(&t, json, sizeof json - 1, NULL, 0, &err) == FL_OK);
+    fl_status st = tok_encode(t, text, sizeof text - 1, 0, &ids, &err);
+    CHECK(st == FL_EUNSUPPORTED && strstr(err.msg, "gave up"));
+    CHECK(ids.n == 0);
+    tok_ids_clear(&ids);
+    tok_close(t);
+}
+
+static void check_json_allocations(const char *name) {
+    static const char text[] = "Hello world, 12 <s> <ent> \xe4\xbd\xa0\xe5\xa5\xbd \xcc\x81";
+    char path[256];
+    size_t n;
+    snprintf(path, sizeof path, GOLDEN "own/%s/tokenizer.json", name);
+    char *json = read_file(path, &n);
+    CHECK(json != NULL);
+    uint64_t step = 1;
+    for (uint64_t k = 1; json; k += step) {
+        fl_err err;
+        tok *t = NULL;
+        tok_ids ids = {0};
+        base_buf out = {0};
+        size_t before = base_mem_bytes();
+        base_mem_fail_at(k);
+        fl_status st = tok_open_json(&t, json, n, NULL, 0, &err);
+        if (st == FL_OK) st = tok_encode(t, text, sizeof text - 1, TOK_ADD_SPECIAL | TOK_PARSE_SPECIAL, &ids, &err);
+        if (st == FL_OK) st = tok_decode(t, ids.ids, ids.n, 0, &out, &err);
+        bool failed = base_mem_failed();
+        base_mem_fail_at(0);
+        CHECKF(failed ? st == FL_ENOMEM || st == FL_OK : st == FL_OK, "%s: allocation %d: %s", name, (int)k, err.msg);
+        tok_ids_clear(&ids);
+        base_buf_clear(&out);
+        tok_close(t);
+        CHECK(base_mem_bytes() == before);
+        if (!failed) break;
+        CHECK(k < 10000);
+    }
+    free(json);
+}
+
+TEST(json_allocation_failures) {
+    check_json_allocations("prefix");
+    check_json_allocations("norms");
+    check_json_allocations("uni-rules-hf");
+    check_json_allocations("wordpiece");
+}
+
+/* A small tekken.json: three special tokens, the 256 bytes, "ab", "abc" and "bc". broken: the last rank is missing. */
+static char *make_tekken(const char *pattern, bool broken) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    char *json = malloc(1 << 16);
+    if (!json) return NULL;
+    size_t n = (size_t)sprintf(json,
+                               "{\"config\":{\"pattern\":\"%s\",\"default_vocab_size\":262,"
+                               "\"default_num_special_tokens\":3},\"vocab\":[",
+                               pattern);
+    for (unsigned b = 0; b < 256; b++)
+        n += (size_t)sprintf(json + n, "{\"rank\":%u,\"token_bytes\":\"%c%c==\"},", b, digits[b >> 2],
+                             digits[(b & 3) << 4]);
+    n += (size_t)sprintf(json + n, "{\"rank\":256,\"token_bytes\":\"YWI=\"},{\"rank\":257,\"token_bytes\":\"YWJj\"}");
+    if (!broken) n += (size_t)sprintf(json + n, ",{\"rank\":258,\"token_bytes\":\"YmM=\"}");
+    (void)sprintf(json + n, "]}");
+    return json;
+}
+
+TEST(tekken_file) {
+    static const uint32_t want[] = {1, 259, 'b' + 3, 261, 3 + ' ', 260};
+    char *json = make_tekken("[a-z]+| ", false);
+    for (uint64_t k = 0; json; k++) {
+        fl_err err;
+        tok *t = NULL;
+        tok_ids ids = {0};
+        base_buf text = {0};
+        size_t before = base_mem_bytes();
+        base_mem_fail_at(k); /* 0: none fails */
+        fl_status st = tok_open_tekken(&t, json, strlen(json), &err);
+        if (st == FL_OK) st = tok_encode(t, "abbbc abc", 9, TOK_ADD_SPECIAL, &ids, &err);
+        if (st == FL_OK) st = tok_decode(t, ids.ids, ids.n, TOK_SKIP_SPECIAL, &text, &err);
+        bool failed = base_mem_failed();
+        base_mem_fail_at(0);
+        CHECK(st == FL_OK || (failed && st == FL_ENOMEM));
+        if (st == FL_OK) {
+            CHECK(ids.n == 6 && memcmp(ids.ids, want, sizeof want) == 0);
+            CHECK(text.len == 9 && memcmp(text.data, "abbbc abc", 9) == 0);
+        }
+        tok_ids_clear(&ids);
+        base_buf_clear(&text);
+        tok_close(t);
+        CHECK(base_mem_bytes() == before);
+        if (k && !failed) break;
+    }
+    free(json);
+}
+
+TEST(tekken_file_bad) {
+    char *few = make_tekken("a", true), *pattern = make_tekken("(", false);
+    const struct {
+        const char *json, *words;
+    } cases[] = {{"{}", "0 ranks"}, {"[", "tekken.json"}, {few, "258 ranks"}, {pattern, "compile"}};
+    for (size_t i = 0; few && pattern && i < sizeof cases / sizeof *cases; i++) {
+        fl_err err;
+        tok *t;
+        fl_status st = tok_open_tekken(&t, cases[i].json, strlen(cases[i].json), &err);
+        CHECKF(st == FL_EFORMAT && !t && strstr(err.msg, cases[i].words), "case %zu: %s", i, st ? err.msg : "");
+    }
+    free(few);
+    free(pattern);
 }
