@@ -54,6 +54,7 @@ typedef struct {
 static const char *role(const message *m) { return m->of_user ? "user" : "assistant"; }
 
 static void drop(chat *c, size_t first, size_t end) {
+    if (first == end) return;
     for (size_t i = first; i < end; i++) base_free(c->messages[i].text);
     memmove(c->messages + first, c->messages + end, (c->n - end) * sizeof *c->messages);
     c->n -= end - first;

@@ -15,7 +15,6 @@
 #include "dev/cpu/selftest.h"
 #include "hub/hub.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -143,12 +142,10 @@ static void look_at_limits(report *r) {
 
 static void look_at_libraries(report *r) {
     const char *name;
-    void *editor = cmd_line_library(&name);
-    if (editor)
+    if (cmd_line_library(&name))
         say(r, "libedit", OK, "%s: chats have line editing and history", name);
     else
         say(r, "libedit", NOTE, "not found: chats have plain lines; install libedit2");
-    if (editor) dlclose(editor);
     bool found = false;
     const char *path = getenv("PATH");
     for (const char *at = path ? path : ""; *at && !found;) {

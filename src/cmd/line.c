@@ -17,7 +17,7 @@
 #include <wchar.h>
 
 /* The part of libedit's interface (histedit.h) that is used here; its numbers never change. */
-enum { EL_PROMPT = 0, EL_EDITOR = 2, EL_BIND = 4, EL_SETTY = 8, EL_ADDFN = 9, EL_HIST = 10 };
+enum { EL_PROMPT = 0, EL_EDITOR = 2, EL_BIND = 4, EL_SETTY = 8, EL_ADDFN = 9, EL_HIST = 10, EL_PREP_TERM = 16 };
 enum { CC_NORM = 0, CC_EOF = 2, CC_REFRESH = 4, CC_ERROR = 6 };
 enum { H_SETSIZE = 1, H_ENTER = 10, H_LOAD = 17, H_SAVE = 18, H_SETUNIQUE = 20 };
 
@@ -200,6 +200,7 @@ static bool find_functions(void *library, libedit *f) {
     return true;
 }
 
+/* It stays loaded: the terminal descriptions below it are cached in statics that unloading would lose. */
 void *cmd_line_library(const char **name) {
     static const char *const names[] = {"libedit.so.2", "libedit.so.0"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -249,7 +250,6 @@ static void open_editor(cmd_line *l) {
     }
     if (l->out) fclose(l->out);
     l->out = NULL;
-    dlclose(l->library);
     l->library = NULL;
 }
 
@@ -266,7 +266,6 @@ void cmd_line_close(cmd_line *l) {
     if (l->history) l->f.history_end(l->history);
     if (l->el) l->f.el_end(l->el);
     if (l->out) fclose(l->out);
-    if (l->library) dlclose(l->library);
     base_buf_clear(&l->plain);
     base_free(l->file);
     base_free(l);
@@ -304,7 +303,8 @@ static fl_status read_edited(cmd_line *l, const char *prompt, cmd_line_kind *kin
     l->interrupted = false;
     l->f.el_resize(l->el);
     cmd_signal_restore(&l->as_it_was);
-    fputs("\033[?2004h", l->out); /* bracketed paste */
+    l->f.el_set(l->el, EL_PREP_TERM, 1); /* before the prompt is seen: keys typed at its sight are keys, not signals */
+    fputs("\033[?2004h", l->out);        /* bracketed paste */
     fflush(l->out);
     *text = l->f.el_gets(l->el, &count);
     fputs(l->interrupted ? "\033[?2004l^C\r\n" : "\033[?2004l", l->out);

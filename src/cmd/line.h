@@ -39,7 +39,7 @@ void cmd_line_close(cmd_line *l); /* accepts NULL */
 FL_CHECKED fl_status cmd_line_read(cmd_line *l, const char *prompt, cmd_line_kind *kind, const char **text, size_t *n,
                                    fl_err *err);
 
-/* The library that edits, opened (dlclose), and its name; NULL if the machine has none. */
+/* The library that edits and its name, loaded until the process ends; NULL if the machine has none. */
 void *cmd_line_library(const char **name);
 
 /* Adds an entry to the history: a question, which may be several lines. */
