@@ -2,7 +2,7 @@
  *
  *   make build/libflambeau.a
  *   gcc -O2 -D_GNU_SOURCE -Iinclude -Isrc -o build/bench-kernels bench/kernels.c build/libflambeau.a -lm -lpthread
- *   build/bench-kernels [type [threads [k n]]]      Q4_0 .. Q6_K, BF16, F32, pack or all
+ *   build/bench-kernels [type [threads [k n]]]      Q4_0 .. IQ1_S, BF16, F32, pack or all
  *
  * Everything a step does is counted: converting activations, a barrier, panels, products. Weights
  * are copied until they fill 96 MiB and used in turn, so few tokens are measured against
@@ -106,8 +106,13 @@ static uint8_t *rows_random(dtype type, uint32_t n, uint32_t k) {
     for (size_t i = 0; i < bytes; i += info->block_bytes) {
         const uint16_t half = 0x2000;
         if (type == DTYPE_F32 || type == DTYPE_BF16) rows[i + info->block_bytes - 1] = 0x3c;
-        if (info->quantized) memcpy(rows + i + (type == DTYPE_Q6_K ? 208 : 0), &half, 2);
-        if (type == DTYPE_Q4_1 || type == DTYPE_Q4_K) memcpy(rows + i + 2, &half, 2);
+        uint32_t at = 0;
+        if (type == DTYPE_Q6_K) at = 208;
+        if (type == DTYPE_Q3_K) at = 108;
+        if (type == DTYPE_Q2_K) at = 80;
+        if (type == DTYPE_TQ2_0) at = 64;
+        if (info->quantized) memcpy(rows + i + at, &half, 2);
+        if (info->has_min) memcpy(rows + i + at + 2, &half, 2);
     }
     return rows;
 }
@@ -165,8 +170,11 @@ int main(int argc, char **argv) {
         dtype type;
         compute c;
     } types[] = {
-        {DTYPE_Q4_0, COMPUTE_Q8}, {DTYPE_Q4_1, COMPUTE_Q8}, {DTYPE_Q5_0, COMPUTE_Q8},   {DTYPE_Q8_0, COMPUTE_Q8},
-        {DTYPE_Q4_K, COMPUTE_Q8}, {DTYPE_Q6_K, COMPUTE_Q8}, {DTYPE_BF16, COMPUTE_BF16}, {DTYPE_F32, COMPUTE_F32},
+        {DTYPE_Q4_0, COMPUTE_Q8},   {DTYPE_Q4_1, COMPUTE_Q8},   {DTYPE_Q5_0, COMPUTE_Q8},   {DTYPE_Q8_0, COMPUTE_Q8},
+        {DTYPE_Q4_K, COMPUTE_Q8},   {DTYPE_Q6_K, COMPUTE_Q8},   {DTYPE_BF16, COMPUTE_BF16}, {DTYPE_F32, COMPUTE_F32},
+        {DTYPE_Q5_1, COMPUTE_Q8},   {DTYPE_Q2_K, COMPUTE_Q8},   {DTYPE_Q3_K, COMPUTE_Q8},   {DTYPE_Q5_K, COMPUTE_Q8},
+        {DTYPE_IQ4_NL, COMPUTE_Q8}, {DTYPE_IQ4_XS, COMPUTE_Q8}, {DTYPE_MXFP4, COMPUTE_Q8},  {DTYPE_IQ3_S, COMPUTE_Q8},
+        {DTYPE_IQ2_XS, COMPUTE_Q8}, {DTYPE_IQ1_S, COMPUTE_Q8},  {DTYPE_TQ2_0, COMPUTE_Q8},
     };
     static const uint32_t shapes[][2] = {{576, 1536}, {576, 49152}, {640, 2048}, {2048, 640}, {2048, 8192}};
     const char *only = argc > 1 ? argv[1] : "all";

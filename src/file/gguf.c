@@ -195,7 +195,7 @@ static FL_CHECKED fl_status set_type(file_gguf_tensor *t, uint32_t id, fl_err *e
         t->type = info->type;
         return FL_OK;
     }
-    char list[160] = "";
+    char list[256] = ""; /* all names fit */
     size_t n, used = 0;
     const dtype_info *all = dtype_all(&n);
     for (size_t i = 0; i < n && used < sizeof list; i++)

@@ -35,6 +35,11 @@ static uint32_t named_weight(model_builder *b, const char *name, uint32_t n, uin
                             name, (long long)t->dims[1], (long long)t->dims[0], n, k);
         return 0;
     }
+    if (t->type == DTYPE_NVFP4) { /* its values lack a factor, which the file keeps in a tensor of its own */
+        b->status =
+            fl_fail(b->err, FL_EUNSUPPORTED, "tensor %s is NVFP4, which is decoded but not computed with", name);
+        return 0;
+    }
     return graph_add_weight(b->g, &(graph_weight){.name = name,
                                                   .type = t->type,
                                                   .compute = compute_of(b, t->type),

@@ -4,8 +4,9 @@
  * d * code is exact up to 24 bits: only Q6_K (11 + 8 + 6 bits) and the subtraction of a
  * minimum round, and they round once, because the product before them is exact. The
  * results are therefore the same whichever order a SIMD version multiplies in, as
- * long as it forms d * scale first. */
-#include "tensor/dtype.h"
+ * long as it forms d * scale first. The types that follow Q6_K here are decoded from
+ * their integer form (dtype_group.c), in that order. */
+#include "tensor/dtype_int.h"
 
 #include <string.h>
 
@@ -167,13 +168,88 @@ static void decode_q6_k(const void *blocks, float *out, int64_t n) {
     }
 }
 
+/* ue4m3 scales@0[4], codes@4[32]: 16 elements share 8 bytes, low nibbles first. Scales are decoded at half their value,
+ * because the codes are doubled; 0x7f counts as 0. The tensor's own scale is not part of the blocks. */
+static void decode_nvfp4(const void *blocks, float *out, int64_t n) {
+    const uint8_t *b = blocks;
+    for (int64_t at = 0; at < n; at += 64, b += 36)
+        for (int i = 0; i < 64; i++) {
+            const uint8_t s = b[i / 16], byte = b[4 + i / 16 * 8 + i % 8];
+            const int exponent = s >> 3 & 15, mantissa = s & 7;
+            float d = exponent ? bits_to_f32((uint32_t)(exponent + 119) << 23 | (uint32_t)mantissa << 20)
+                               : (float)mantissa * 0x1p-10f;
+            if (s == 0x7f) d = 0;
+            out[at + i] = d * (float)dtype_book_fp4[i % 16 < 8 ? byte & 15 : byte >> 4];
+        }
+}
+
+/* From the integer form: dw * scale is exact, and so is its product with a code except in types whose figures together
+ * exceed 24 bits; then that rounds, once. */
+static void decode_groups(dtype_group_get *get, uint32_t elems, uint32_t bytes, const uint8_t *b, float *out,
+                          int64_t n) {
+    dtype_group g;
+    for (int64_t at = 0; at < n; at += elems, b += bytes)
+        for (uint32_t t = 0; t < elems / DTYPE_GROUP; t++) {
+            get(b, t, &g);
+            for (uint32_t i = 0; i < DTYPE_GROUP; i++)
+                out[at + t * DTYPE_GROUP + i] =
+                    (g.dw * (float)g.scale[i / 16]) * (float)g.code[i] + g.m * (float)g.min[i / 16];
+        }
+}
+
+/* clang-format off */
+#define DECODE(t, elems, bytes)                                                                                        \
+    static void decode_##t(const void *blocks, float *out, int64_t n) {                                                \
+        decode_groups(dtype_group_##t, elems, bytes, blocks, out, n);                                                  \
+    }
+DECODE(q5_1, 32, 24)
+DECODE(q2_k, 256, 84)
+DECODE(q3_k, 256, 110)
+DECODE(q5_k, 256, 176)
+DECODE(iq4_nl, 32, 18)
+DECODE(iq4_xs, 256, 136)
+DECODE(mxfp4, 32, 17)
+DECODE(iq3_xxs, 256, 98)
+DECODE(iq3_s, 256, 110)
+DECODE(iq2_xxs, 256, 66)
+DECODE(iq2_xs, 256, 74)
+DECODE(iq2_s, 256, 82)
+DECODE(iq1_s, 256, 50)
+DECODE(iq1_m, 256, 56)
+DECODE(tq1_0, 256, 54)
+DECODE(tq2_0, 256, 66)
+DECODE(q1_0, 128, 18)
+
 static const dtype_info table[] = {
-    {DTYPE_F32, "F32", 1, 4, false, decode_f32},       {DTYPE_F16, "F16", 1, 2, false, decode_f16},
-    {DTYPE_BF16, "BF16", 1, 2, false, decode_bf16},    {DTYPE_Q4_0, "Q4_0", 32, 18, true, decode_q4_0},
-    {DTYPE_Q4_1, "Q4_1", 32, 20, true, decode_q4_1},   {DTYPE_Q5_0, "Q5_0", 32, 22, true, decode_q5_0},
-    {DTYPE_Q8_0, "Q8_0", 32, 34, true, decode_q8_0},   {DTYPE_Q4_K, "Q4_K", 256, 144, true, decode_q4_k},
-    {DTYPE_Q6_K, "Q6_K", 256, 210, true, decode_q6_k},
+    {DTYPE_F32, "F32", 1, 4, false, decode_f32, false, NULL, NULL},
+    {DTYPE_F16, "F16", 1, 2, false, decode_f16, false, NULL, NULL},
+    {DTYPE_BF16, "BF16", 1, 2, false, decode_bf16, false, NULL, NULL},
+    {DTYPE_Q4_0, "Q4_0", 32, 18, true, decode_q4_0, false, dtype_group_q4_0, NULL},
+    {DTYPE_Q4_1, "Q4_1", 32, 20, true, decode_q4_1, true, dtype_group_q4_1, NULL},
+    {DTYPE_Q5_0, "Q5_0", 32, 22, true, decode_q5_0, false, dtype_group_q5_0, NULL},
+    {DTYPE_Q5_1, "Q5_1", 32, 24, true, decode_q5_1, true, dtype_group_q5_1, NULL},
+    {DTYPE_Q8_0, "Q8_0", 32, 34, true, decode_q8_0, false, dtype_group_q8_0, NULL},
+    {DTYPE_Q2_K, "Q2_K", 256, 84, true, decode_q2_k, true, dtype_group_q2_k, dtype_book_small},
+    {DTYPE_Q3_K, "Q3_K", 256, 110, true, decode_q3_k, false, dtype_group_q3_k, dtype_book_small},
+    {DTYPE_Q4_K, "Q4_K", 256, 144, true, decode_q4_k, true, dtype_group_q4_k, NULL},
+    {DTYPE_Q5_K, "Q5_K", 256, 176, true, decode_q5_k, true, dtype_group_q5_k, NULL},
+    {DTYPE_Q6_K, "Q6_K", 256, 210, true, decode_q6_k, false, dtype_group_q6_k, NULL},
+    {DTYPE_IQ4_NL, "IQ4_NL", 32, 18, true, decode_iq4_nl, false, dtype_group_iq4_nl, dtype_book_iq4},
+    {DTYPE_IQ4_XS, "IQ4_XS", 256, 136, true, decode_iq4_xs, false, dtype_group_iq4_xs, dtype_book_iq4},
+    {DTYPE_MXFP4, "MXFP4", 32, 17, true, decode_mxfp4, false, dtype_group_mxfp4, dtype_book_fp4},
+    {DTYPE_NVFP4, "NVFP4", 64, 36, true, decode_nvfp4, false, NULL, NULL},
+    {DTYPE_IQ3_XXS, "IQ3_XXS", 256, 98, true, decode_iq3_xxs, false, dtype_group_iq3_xxs, dtype_book_iq3_xxs},
+    {DTYPE_IQ3_S, "IQ3_S", 256, 110, true, decode_iq3_s, false, dtype_group_iq3_s, dtype_book_iq3_s},
+    {DTYPE_IQ2_XXS, "IQ2_XXS", 256, 66, true, decode_iq2_xxs, false, dtype_group_iq2_xxs, dtype_book_iq2},
+    {DTYPE_IQ2_XS, "IQ2_XS", 256, 74, true, decode_iq2_xs, false, dtype_group_iq2_xs, dtype_book_iq2},
+    {DTYPE_IQ2_S, "IQ2_S", 256, 82, true, decode_iq2_s, false, dtype_group_iq2_s, dtype_book_iq2},
+    {DTYPE_IQ1_S, "IQ1_S", 256, 50, true, decode_iq1_s, false, dtype_group_iq1_s, dtype_book_iq1},
+    {DTYPE_IQ1_M, "IQ1_M", 256, 56, true, decode_iq1_m, false, dtype_group_iq1_m, dtype_book_iq1},
+    {DTYPE_TQ1_0, "TQ1_0", 256, 54, true, decode_tq1_0, false, dtype_group_tq1_0, dtype_book_small},
+    {DTYPE_TQ2_0, "TQ2_0", 256, 66, true, decode_tq2_0, false, dtype_group_tq2_0, dtype_book_small},
+    {DTYPE_Q1_0, "Q1_0", 128, 18, true, decode_q1_0, false, dtype_group_q1_0, dtype_book_small},
 };
+/* clang-format on */
 
 /* Every id of the format; gaps are retired ids. */
 static const char *const names[] = {

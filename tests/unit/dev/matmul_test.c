@@ -18,8 +18,12 @@
 
 enum { TOKENS_MAX = 65, GUARD = 3 };
 
-static const dtype types[] = {DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q8_0, DTYPE_Q4_K,
-                              DTYPE_Q6_K, DTYPE_F32,  DTYPE_F16,  DTYPE_BF16};
+static const dtype types[] = {
+    DTYPE_Q4_0,   DTYPE_Q4_1,    DTYPE_Q5_0,  DTYPE_Q8_0,  DTYPE_Q4_K,    DTYPE_Q6_K,  DTYPE_F32,
+    DTYPE_F16,    DTYPE_BF16,    DTYPE_Q5_1,  DTYPE_Q2_K,  DTYPE_Q3_K,    DTYPE_Q5_K,  DTYPE_IQ4_NL,
+    DTYPE_IQ4_XS, DTYPE_MXFP4,   DTYPE_NVFP4, DTYPE_IQ3_S, DTYPE_IQ3_XXS, DTYPE_IQ2_S, DTYPE_IQ2_XS,
+    DTYPE_IQ1_S,  DTYPE_IQ2_XXS, DTYPE_IQ1_M, DTYPE_TQ1_0, DTYPE_TQ2_0,   DTYPE_Q1_0,
+};
 enum { N_TYPES = sizeof types / sizeof types[0] };
 
 static const compute computes[] = {COMPUTE_Q8, COMPUTE_BF16, COMPUTE_F32, COMPUTE_Q12};
@@ -63,10 +67,30 @@ static float scale_draw(draw how, uint64_t *seed) {
     return 0.03f * test_random_float(seed);
 }
 
-/* Where a block keeps its halves. */
+/* IQ1_M keeps a half in the top nibbles of four u16. */
+static void spread_put(uint8_t *block, float f) {
+    const uint16_t h = dtype_f32_to_f16(f);
+    for (uint32_t i = 0; i < 4; i++) block[49 + 2 * i] = (uint8_t)((block[49 + 2 * i] & 15) | (h >> 4 * i & 15) << 4);
+}
+
+/* Where a block keeps its scales. */
 static void scales_put(dtype type, uint8_t *block, draw how, uint64_t *seed) {
-    half_put(block + (type == DTYPE_Q6_K ? 208 : 0), scale_draw(how, seed));
-    if (type == DTYPE_Q4_1 || type == DTYPE_Q4_K) half_put(block + 2, scale_draw(how, seed));
+    const float f = scale_draw(how, seed);
+    switch (type) {
+        case DTYPE_Q2_K: half_put(block + 80, f), half_put(block + 82, scale_draw(how, seed)); return;
+        case DTYPE_Q3_K: half_put(block + 108, f); return;
+        case DTYPE_Q6_K: half_put(block + 208, f); return;
+        case DTYPE_TQ1_0: half_put(block + 52, f); return;
+        case DTYPE_TQ2_0: half_put(block + 64, f); return;
+        case DTYPE_IQ1_M: spread_put(block, f); return;
+        case DTYPE_MXFP4: block[0] = (uint8_t)(how == DRAW_WILD ? test_random_below(seed, 160) : 120); return;
+        case DTYPE_NVFP4: memset(block, 0x1c, 4); return;
+        case DTYPE_Q4_1:
+        case DTYPE_Q5_1:
+        case DTYPE_Q4_K:
+        case DTYPE_Q5_K: half_put(block + 2, scale_draw(how, seed)); /* fall through */
+        default: half_put(block, f);
+    }
 }
 
 static float plain_draw(draw how, uint64_t *seed) {
@@ -196,7 +220,7 @@ static void case_check(const cpu_matmul_kernels *m, const matmul_case *c, const 
 }
 
 static bool has_pair(dtype type, compute c) {
-    return c == COMPUTE_Q12 ? type == DTYPE_Q8_0 : c != COMPUTE_Q8 || dtype_find(type)->quantized;
+    return c == COMPUTE_Q12 ? type == DTYPE_Q8_0 : c != COMPUTE_Q8 || dtype_find(type)->group;
 }
 
 static void all_counts(matmul_case c, uint64_t seed) {
@@ -210,11 +234,12 @@ static void all_counts(matmul_case c, uint64_t seed) {
 
 /* Widths that suit the type: block types in whole blocks, plain ones uneven too. */
 static uint32_t widths(dtype type, uint32_t k[10]) {
-    static const uint32_t by_32[] = {32, 64, 96, 256, 576, 640, 2048}, by_256[] = {256, 512, 2048};
+    static const uint32_t by_32[] = {32, 64, 96, 256, 576, 640, 2048}, by_256[] = {256, 512, 2048},
+                          by_128[] = {128, 384, 640};
     static const uint32_t any[] = {1, 7, 31, 33, 63, 96, 257, 300, 576};
     const dtype_info *info = dtype_find(type);
-    const uint32_t *from = !info->quantized ? any : info->block_elems == 256 ? by_256 : by_32;
-    const uint32_t n = !info->quantized ? 9 : info->block_elems == 256 ? 3 : 7;
+    const uint32_t e = info->block_elems, *from = e == 1 ? any : e == 256 ? by_256 : e == 32 ? by_32 : by_128;
+    const uint32_t n = e == 1 ? 9 : e == 32 ? 7 : 3;
     memcpy(k, from, n * sizeof *k);
     return n;
 }
@@ -344,6 +369,8 @@ TEST(pairs_without_a_packed_form) {
         CHECK(sets[s]->tile_bytes(DTYPE_F32, COMPUTE_Q8, 64) == 0);
         CHECK(sets[s]->tile_bytes(DTYPE_F16, COMPUTE_Q8, 64) == 0);
         CHECK(sets[s]->tile_bytes(DTYPE_BF16, COMPUTE_Q8, 64) == 0);
+        CHECK(sets[s]->tile_bytes(DTYPE_NVFP4, COMPUTE_Q8, 64) == 0);
+        CHECK(sets[s]->tile_bytes(DTYPE_Q2_K, COMPUTE_Q12, 256) == 0 || sets[s] == &cpu_ref_matmul);
         CHECK(sets[s]->tile_bytes(DTYPE_Q4_0, COMPUTE_AUTO, 64) == 0);
         CHECK(sets[s]->tile_bytes(DTYPE_Q4_0, COMPUTE_Q8, 33) == 0);
         CHECK(sets[s]->tile_bytes(DTYPE_Q6_K, COMPUTE_Q8, 128) == 0);

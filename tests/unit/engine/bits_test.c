@@ -40,6 +40,18 @@ static const struct {
       .head = true},
      70,
      false},
+    {{.arch = "llama",
+      .types = {DTYPE_Q5_K, DTYPE_Q2_K, DTYPE_IQ4_NL, DTYPE_Q5_1, DTYPE_IQ3_S, DTYPE_MXFP4, DTYPE_Q3_K},
+      .n_types = 7,
+      .embed = DTYPE_IQ4_XS,
+      .d_model = 256,
+      .d_ff = 256,
+      .n_heads = 4,
+      .n_kv_heads = 1,
+      .d_k = 64,
+      .n_layers = 1},
+     70,
+     false},
 };
 enum { N_MODELS = sizeof models / sizeof models[0] };
 

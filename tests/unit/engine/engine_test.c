@@ -109,6 +109,7 @@ TEST(files_that_make_no_model) {
         {{.arch = "llama", .n_heads = 4, .n_kv_heads = 3}, FL_EFORMAT, "3 KV heads"},
         {{.arch = "llama", .d_k = 12}, FL_EUNSUPPORTED, "12"},
         {{.arch = "llama", .d_k = 520}, FL_EUNSUPPORTED, "520"},
+        {{.arch = "llama", .types = {DTYPE_NVFP4}, .d_ff = 128}, FL_EUNSUPPORTED, "NVFP4"},
         {{.arch = "gemma3", .d_model = 96, .d_ff = 64, .n_layers = 1}, FL_OK, ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

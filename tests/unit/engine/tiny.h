@@ -20,7 +20,7 @@ enum { TINY_PATH_MAX = 256, TINY_EOS = 1, TINY_TENSORS_MAX = 128 };
 typedef struct {
     const char *arch; /* "llama", "gemma3" */
     uint32_t n_layers, d_model, n_heads, n_kv_heads, d_k, d_ff, n_vocab, context, window;
-    dtype types[4]; /* of the matrices, in turn */
+    dtype types[8]; /* of the matrices, in turn */
     uint32_t n_types;
     dtype embed;
     bool biases, head, no_tokenizer, context_is_huge;
@@ -70,6 +70,15 @@ static inline void tiny_block(dtype type, uint8_t *p, uint64_t *seed) {
         case DTYPE_Q4_1: tiny_half(p, d * 0.027f), tiny_half(p + 2, d * -0.2f); break;
         case DTYPE_Q4_K: tiny_half(p, d * 0.0008f), tiny_half(p + 2, d * 0.006f); break;
         case DTYPE_Q6_K: tiny_half(p + n - 2, d * 0.0001f); break;
+        case DTYPE_Q5_1: tiny_half(p, d * 0.013f), tiny_half(p + 2, d * -0.2f); break;
+        case DTYPE_Q2_K: tiny_half(p + 80, d * 0.015f), tiny_half(p + 82, d * 0.022f); break;
+        case DTYPE_Q3_K: tiny_half(p + n - 2, d * 0.003f); break;
+        case DTYPE_Q5_K: tiny_half(p, d * 0.0004f), tiny_half(p + 2, d * 0.006f); break;
+        case DTYPE_IQ4_NL: tiny_half(p, d * 0.0018f); break;
+        case DTYPE_IQ4_XS: tiny_half(p, d * 0.0001f); break;
+        case DTYPE_MXFP4: p[0] = 122; break;
+        case DTYPE_TQ2_0: tiny_half(p + n - 2, d * 0.12f); break;
+        default: tiny_half(p, d * 0.004f); break;
     }
 }
 

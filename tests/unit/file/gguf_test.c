@@ -414,9 +414,10 @@ TEST(alignment_must_be_a_power_of_two) {
 TEST(bad_tensor_records) {
     base_buf b = {0};
     header(&b, 3, 1, 0);
-    tensor(&b, "t", 17, 256, 0);
+    tensor(&b, "t", 15, 256, 0);
     pad(&b, 4096);
-    expect(&b, FL_EUNSUPPORTED, "tensor t has type IQ2_XS; supported are F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q8_0 Q4_K Q6_K");
+    expect(&b, FL_EUNSUPPORTED,
+           "tensor t has type Q8_K; supported are F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K");
     header(&b, 3, 1, 0);
     tensor(&b, "t", 77, 256, 0);
     pad(&b, 4096);

@@ -42,9 +42,52 @@ static void check_type(const dtype_info *t) {
 TEST(decode_equals_the_recorded_values) {
     size_t n;
     const dtype_info *all = dtype_all(&n);
-    CHECK(n == 9);
+    CHECK(n == 27);
     for (size_t i = 0; i < n; i++)
         if (all[i].type != DTYPE_F32) check_type(&all[i]);
+}
+
+static bool in_book(const int8_t *book, int8_t code) {
+    for (int i = 0; i < 16; i++)
+        if (book[i] == code) return true;
+    return false;
+}
+
+/* The integer form says the same as the decoder, its figures fit the bytes that kernels keep them in, and its codes are
+ * in the codebook. */
+static void check_groups(const dtype_info *t) {
+    char path[128];
+    size_t n_bytes;
+    snprintf(path, sizeof path, "tests/golden/quant/gguf/%s.bin", t->name);
+    char *blocks = test_read_file(path, &n_bytes);
+    CHECKF(blocks, "%s: no vectors", t->name);
+    for (size_t at = 0; blocks && at < n_bytes; at += t->block_bytes) {
+        float want[256];
+        t->decode(blocks + at, want, t->block_elems);
+        for (uint32_t g = 0; g < t->block_elems / DTYPE_GROUP; g++) {
+            dtype_group w;
+            t->group((const uint8_t *)blocks + at, g, &w);
+            for (uint32_t i = 0; i < DTYPE_GROUP; i++) {
+                const int32_t scale = w.scale[i / 16], min = w.min[i / 16];
+                const float product = (w.dw * (float)scale) * (float)w.code[i];
+                const float v = t->has_min ? product + w.m * (float)min : product;
+                CHECKF(same(v, want[g * DTYPE_GROUP + i]), "%s: %a, decoded %a", t->name, (double)v,
+                       (double)want[g * DTYPE_GROUP + i]);
+                CHECK(scale == (int8_t)scale && min >= 0 && min < 64 && (t->has_min || min == 0));
+                CHECK(!t->book || in_book(t->book, w.code[i]));
+                CHECK(!t->book || abs(scale * w.code[i]) <= INT16_MAX);
+            }
+        }
+    }
+    free(blocks);
+}
+
+TEST(groups_are_the_decoded_values) {
+    size_t n, n_checked = 0;
+    const dtype_info *all = dtype_all(&n);
+    for (size_t i = 0; i < n; i++)
+        if (all[i].group) check_groups(&all[i]), n_checked++;
+    CHECK(n_checked == 23);
 }
 
 TEST(decode_f32_copies) {
@@ -142,7 +185,7 @@ TEST(bf16_rounds_to_nearest_even_everywhere) {
 }
 
 TEST(names_and_sizes) {
-    CHECK(dtype_find(7) == NULL && dtype_find(99) == NULL && dtype_find(UINT32_MAX) == NULL);
+    CHECK(dtype_find(9) == NULL && dtype_find(42) == NULL && dtype_find(99) == NULL && dtype_find(UINT32_MAX) == NULL);
     CHECK(strcmp(dtype_name_of_id(17), "IQ2_XS") == 0);
     CHECK(dtype_name_of_id(4) == NULL && dtype_name_of_id(31) == NULL && dtype_name_of_id(43) == NULL);
     CHECK(dtype_name_of_id(UINT32_MAX) == NULL);
@@ -154,5 +197,5 @@ TEST(names_and_sizes) {
     CHECK(dtype_row_bytes(DTYPE_F32, 0) == 0);
     CHECK(dtype_row_bytes(DTYPE_F32, -4) == 0);
     CHECK(dtype_row_bytes(DTYPE_F32, INT64_MAX) == 0);
-    CHECK(dtype_row_bytes((dtype)7, 32) == 0);
+    CHECK(dtype_row_bytes((dtype)9, 32) == 0);
 }

@@ -5,7 +5,7 @@
  *
  *   q12   as q8 with 2047 in place of 127.
  *   q8    activations as int8 per group of 32 with an fp32 scale dx. A group of a
- *         weight row is integer codes, integer sub-scales and an fp16 scale dw; its
+ *         weight row is integer codes, integer sub-scales and a scale dw (dtype_group); its
  *         integer sum is exact, then acc = fma((float)isum, dw * dx, acc), and for
  *         formats with a minimum m acc = fma((float)msum, m * dx, acc).
  *   bf16  both sides rounded to bf16; per block of 32 one fma chain over even k, one
@@ -22,8 +22,8 @@
 #include <string.h>
 
 enum {
-    GROUP = 32,  /* elements that share an activation scale, and a block of the bf16 rule */
-    PIECE = 256, /* elements decoded at a time: whole blocks of every format */
+    GROUP = DTYPE_GROUP, /* elements that share an activation scale, and a block of the bf16 rule */
+    PIECE = 256,         /* elements decoded at a time: whole blocks of every format */
 };
 
 /* 32 activations of one token in the q8 profile: x is about q * dx, |q| <= 127, or 2047 for q12. */
@@ -32,97 +32,19 @@ typedef struct {
     int16_t q[GROUP];
 } act_group;
 
-/* 32 weights of one row: w[i] is dw * scale[i / 16] * code[i] + m * min. */
-typedef struct {
-    float dw, m;
-    int32_t scale[2], min;
-    int8_t code[GROUP];
-} weight_group;
-
-static float half_at(const uint8_t *p) {
-    uint16_t h;
-    memcpy(&h, p, sizeof h);
-    return dtype_f16_to_f32(h);
-}
-
-static bool has_min(dtype type) { return type == DTYPE_Q4_1 || type == DTYPE_Q4_K; }
-
-static int nibble(uint8_t b, bool high) { return high ? b >> 4 : b & 15; }
-
-/* Codes of a 16-byte run: element i is the low (i < 16) or high nibble of byte i % 16. */
-static void nibbles_get(weight_group *g, const uint8_t *q, int offset) {
-    for (int i = 0; i < GROUP; i++) g->code[i] = (int8_t)(nibble(q[i % 16], i >= 16) - offset);
-}
-
-static void q5_0_get(weight_group *g, const uint8_t *b) {
-    uint32_t high;
-    memcpy(&high, b + 2, sizeof high);
-    for (int i = 0; i < GROUP; i++)
-        g->code[i] = (int8_t)((nibble(b[6 + i % 16], i >= 16) | (int)((high >> i) & 1) << 4) - 16);
-}
-
-static void q4_k_get(weight_group *g, const uint8_t *b, uint32_t t) {
-    const uint8_t *s = b + 4, *q = b + 16 + 32 * (t / 2);
-    g->dw = half_at(b);
-    g->m = -half_at(b + 2);
-    g->scale[0] = g->scale[1] = t < 4 ? s[t] & 63 : (s[t + 4] & 15) | (s[t - 4] >> 6) << 4;
-    g->min = t < 4 ? s[t + 4] & 63 : (s[t + 4] >> 4) | (s[t] >> 6) << 4;
-    for (int i = 0; i < GROUP; i++) g->code[i] = (int8_t)nibble(q[i], t % 2 != 0);
-}
-
-static void q6_k_get(weight_group *g, const uint8_t *b, uint32_t t) {
-    const uint32_t n = t / 4, j = t % 4;
-    const uint8_t *low = b + 64 * n + 32 * (j & 1), *high = b + 128 + 32 * n;
-    g->dw = half_at(b + 208);
-    for (uint32_t h = 0; h < 2; h++) g->scale[h] = (int8_t)b[192 + 2 * t + h];
-    for (int i = 0; i < GROUP; i++)
-        g->code[i] = (int8_t)((nibble(low[i], j >= 2) | ((high[i] >> (2 * j)) & 3) << 4) - 32);
-}
-
-/* Group t of a row in the file's layout. */
-static weight_group group_get(dtype type, const uint8_t *row, uint32_t t) {
-    weight_group g = {.scale = {1, 1}, .min = 1};
-    switch (type) {
-        case DTYPE_Q4_0:
-            row += (size_t)18 * t;
-            g.dw = half_at(row);
-            nibbles_get(&g, row + 2, 8);
-            break;
-        case DTYPE_Q4_1:
-            row += (size_t)20 * t;
-            g.dw = half_at(row);
-            g.m = half_at(row + 2);
-            nibbles_get(&g, row + 4, 0);
-            break;
-        case DTYPE_Q5_0:
-            row += (size_t)22 * t;
-            g.dw = half_at(row);
-            q5_0_get(&g, row);
-            break;
-        case DTYPE_Q8_0:
-            row += (size_t)34 * t;
-            g.dw = half_at(row);
-            memcpy(g.code, row + 2, GROUP);
-            break;
-        case DTYPE_Q4_K: q4_k_get(&g, row + (size_t)144 * (t / 8), t % 8); break;
-        case DTYPE_Q6_K: q6_k_get(&g, row + (size_t)210 * (t / 8), t % 8); break;
-        case DTYPE_F32:
-        case DTYPE_F16:
-        case DTYPE_BF16: break;
-    }
-    return g;
-}
-
-static float q8_add(float acc, const weight_group *w, const act_group *x, bool with_min) {
-    int32_t half[2] = {0, 0}, sum = 0;
-    for (int h = 0; h < 2; h++)
-        for (int i = 0; i < GROUP / 2; i++) {
-            half[h] += w->code[16 * h + i] * x->q[16 * h + i];
-            sum += x->q[16 * h + i];
+static float q8_add(float acc, const dtype_group *w, const act_group *x, bool with_min) {
+    int32_t isum = 0, msum = 0;
+    for (int h = 0; h < 2; h++) {
+        int32_t codes = 0, ones = 0;
+        for (int i = 16 * h; i < 16 * h + 16; i++) {
+            codes += w->code[i] * x->q[i];
+            ones += x->q[i];
         }
-    const int32_t isum = w->scale[0] * half[0] + w->scale[1] * half[1];
+        isum += w->scale[h] * codes;
+        msum += w->min[h] * ones;
+    }
     acc = fmaf((float)isum, w->dw * x->dx, acc);
-    return with_min ? fmaf((float)(w->min * sum), w->m * x->dx, acc) : acc;
+    return with_min ? fmaf((float)msum, w->m * x->dx, acc) : acc;
 }
 
 /* Subnormals become zeros of their sign first, whatever the mode of the thread. */
@@ -154,7 +76,7 @@ static size_t token_bytes(compute c, uint32_t k) {
 
 static size_t ref_tile_bytes(dtype type, compute c, uint32_t k) {
     const dtype_info *info = dtype_find((uint32_t)type);
-    if (!info || c == COMPUTE_AUTO || (is_q(c) && !info->quantized)) return 0;
+    if (!info || c == COMPUTE_AUTO || (is_q(c) && !info->group)) return 0;
     return CPU_TILE_ROWS * dtype_row_bytes(type, k);
 }
 
@@ -222,12 +144,15 @@ static void ref_panel(const cpu_weight *w, uint32_t tile, void *panel) {
 
 static void q8_row(const cpu_weight *w, const uint8_t *row, const cpu_act *a, uint32_t t0, uint32_t n_tokens, float *y,
                    size_t y_stride) {
+    const dtype_info *info = dtype_find((uint32_t)w->type);
     const size_t bytes = token_bytes(COMPUTE_Q8, w->k);
+    const uint32_t per_block = info->block_elems / GROUP;
     for (uint32_t i = 0; i < n_groups(w->k); i++) {
-        const weight_group g = group_get(w->type, row, i);
+        dtype_group g;
+        info->group(row + (size_t)(i / per_block) * info->block_bytes, i % per_block, &g);
         for (uint32_t t = 0; t < n_tokens; t++) {
             const act_group *x = (const act_group *)(const void *)(a->data + (t0 + t) * bytes) + i;
-            y[t * y_stride] = q8_add(y[t * y_stride], &g, x, has_min(w->type));
+            y[t * y_stride] = q8_add(y[t * y_stride], &g, x, info->has_min);
         }
     }
 }

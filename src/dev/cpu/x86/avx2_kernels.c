@@ -14,8 +14,10 @@
  *     Q4_0, Q5_0         8 steps may wrap, but less 8 or 16 times the lane's sum of q (also
  *                        modulo 2^16) it is a sum of 16 products of -16..15 and q:
  *                        at most 16 * 16 * 127 = 32,512, so the wrapped value is right
+ *     Q5_1, Q5_K         the same with 16 taken from the codes, and given back when 32 bits hold the sum
  *     Q6_K               likewise per half of 16 k: 8 * 32 * 127 = 32,512; drained twice
  *     Q8_0               widened to 16 bits, vpmaddwd, 32-bit sums
+ *     scaled             likewise; code * sub-scale is at most 32 * 127 = 4,064 (IQ4_XS) in size
  * The drain vpmaddwd multiplies by ones, or by the K-quant's sub-scale at no cost. All sums
  * and minimum * sum of q stay below 2^24, so that working on them as floats is exact.
  */
@@ -102,6 +104,11 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
 #define REFILL(c, a, b, ...)                                                                                           \
     "vpaddd 384+64*" #c "(%[acc]), %%ymm" #a ", %%ymm" #a "\n\t"                                                       \
     "vpaddd 416+64*" #c "(%[acc]), %%ymm" #b ", %%ymm" #b "\n\t"
+/* Codes without an offset that need 5 bits: OFFSET has kept the sums within 16 bits, this gives it back. */
+#define RETURN(c, a, b, C, at)                                                                                         \
+    "vpbroadcastd " #at "*" #C "+4*" #c "(%[x]), %%ymm15\n\tvpmaddwd %%ymm12, %%ymm15, %%ymm14\n\t"                    \
+    "vpaddd %%ymm14, %%ymm" #a ", %%ymm" #a "\n\tvpmaddwd %%ymm13, %%ymm15, %%ymm14\n\t"                               \
+    "vpaddd %%ymm14, %%ymm" #b ", %%ymm" #b "\n\t"
 #define ONES "vmovdqa 96(%[k]), %%ymm12\n\tvmovdqa %%ymm12, %%ymm13\n\t"
 #define SUBSCALES(at) "vmovdqa " #at "(%[meta]), %%ymm12\n\tvmovdqa " #at "+32(%[meta]), %%ymm13\n\t"
 
@@ -147,6 +154,10 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
 
 #define DIRECT_TAIL_0(C)   ONES COLS_##C(OFFSET, C, 40) COLS_##C(DRAIN, C) COLS_##C(FINISH_AT, C, 256)
 #define DIRECT_TAIL_5(C)   ONES COLS_##C(OFFSET, C, 44) COLS_##C(DRAIN, C) COLS_##C(FINISH_AT, C, 320)
+#define DIRECT_TAIL_5_MIN(C) ONES DRAIN_5(C) COLS_##C(FINISH_MIN_AT, C, 320)
+#define DRAIN_5(C)       COLS_##C(OFFSET, C, 44) COLS_##C(DRAIN, C) COLS_##C(RETURN, C, 44)
+#define TAIL_5_MIN(C)    ONES DRAIN_5(C) COLS_##C(FINISH_MIN, C)
+#define TAIL_5_SUBMIN(C) SUBSCALES(128) DRAIN_5(C) COLS_##C(FINISH_SUBMIN, C)
 #define DIRECT_TAIL_MIN(C) ONES COLS_##C(DRAIN, C) COLS_##C(FINISH_MIN_AT, C, 256)
 #define TAIL_0(C)        ONES COLS_##C(OFFSET, C, 40) COLS_##C(DRAIN, C) COLS_##C(FINISH, C)
 #define TAIL_5(C)        ONES COLS_##C(OFFSET, C, 44) COLS_##C(DRAIN, C) COLS_##C(FINISH, C)
@@ -172,6 +183,31 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
     W(11) COLS_##C(NEXT_8, C, 11) W(12) COLS_##C(NEXT_8, C, 12) W(13) COLS_##C(NEXT_8, C, 13)                          \
     W(14) COLS_##C(NEXT_8, C, 14) W(15) COLS_##C(NEXT_8, C, 15)
 
+/* The scaled form: nibbles through the codebook at 192(meta), times their sub-scales. */
+#define TIMES(at) "vpmullw " #at "(%[meta]), %%ymm12, %%ymm12\n\tvpmullw " #at "+32(%[meta]), %%ymm13, %%ymm13\n\t"
+#define LOOKUP                                                                                                         \
+    "vpand (%[k]), %%ymm12, %%ymm12\n\tvmovdqa 192(%[meta]), %%ymm13\n\tvpshufb %%ymm12, %%ymm13, %%ymm12\n\t"         \
+    "vextracti128 $1, %%ymm12, %%xmm13\n\tvpmovsxbw %%xmm12, %%ymm12\n\tvpmovsxbw %%xmm13, %%ymm13\n\t"
+#define BOOK_LOW(j)   "vmovdqa 32*" #j "(%[w]), %%ymm12\n\t" LOOKUP TIMES(64)
+#define BOOK_HIGH(j)  "vmovdqa 32*" #j "-256(%[w]), %%ymm12\n\tvpsrlw $4, %%ymm12, %%ymm12\n\t" LOOKUP TIMES(128)
+#define STEPS_BOOK(C)                                                                                                  \
+    BOOK_LOW(0) COLS_##C(FIRST_8, C, 0) BOOK_LOW(1) COLS_##C(NEXT_8, C, 1) BOOK_LOW(2) COLS_##C(NEXT_8, C, 2)          \
+    BOOK_LOW(3) COLS_##C(NEXT_8, C, 3) BOOK_LOW(4) COLS_##C(NEXT_8, C, 4) BOOK_LOW(5) COLS_##C(NEXT_8, C, 5)           \
+    BOOK_LOW(6) COLS_##C(NEXT_8, C, 6) BOOK_LOW(7) COLS_##C(NEXT_8, C, 7) BOOK_HIGH(8) COLS_##C(NEXT_8, C, 8)          \
+    BOOK_HIGH(9) COLS_##C(NEXT_8, C, 9) BOOK_HIGH(10) COLS_##C(NEXT_8, C, 10) BOOK_HIGH(11) COLS_##C(NEXT_8, C, 11)    \
+    BOOK_HIGH(12) COLS_##C(NEXT_8, C, 12) BOOK_HIGH(13) COLS_##C(NEXT_8, C, 13)                                        \
+    BOOK_HIGH(14) COLS_##C(NEXT_8, C, 14) BOOK_HIGH(15) COLS_##C(NEXT_8, C, 15)
+/* acc = fma(min0 sum0 + min1 sum1, m * dx, acc) after the codes; the activations hold the sums of the halves 32 times. */
+#define ADD_MIN(c, a, C, m, at)                                                                                        \
+    "vpbroadcastd 48*" #C "+4*" #c "(%[x]), %%ymm14\n\tvpmaddwd 288+" #at "(%[meta]), %%ymm14, %%ymm14\n\t"            \
+    "vpbroadcastd 52*" #C "+4*" #c "(%[x]), %%ymm15\n\tvpmaddwd 352+" #at "(%[meta]), %%ymm15, %%ymm15\n\t"            \
+    "vpaddd %%ymm15, %%ymm14, %%ymm14\n\tvpsrad $5, %%ymm14, %%ymm14\n\tvcvtdq2ps %%ymm14, %%ymm14\n\t"               \
+    "vfmadd231ps %%ymm" #m ", %%ymm14, %%ymm" #a "\n\t"
+#define FINISH_MINS(c, a, b, C, ...)                                                                                   \
+    SCALE(c, a, b, C)                                                                                                  \
+    "vmulps 224(%[meta]), %%ymm15, %%ymm12\n\tvmulps 256(%[meta]), %%ymm15, %%ymm13\n\t"                               \
+    ADD_MIN(c, a, C, 12, 0) ADD_MIN(c, b, C, 13, 32) STORE(c, a, b)
+
 /* The direct kernels ask for lines 4 KiB ahead, across the ends of tiles (a prefetch cannot fault): then one column
  * runs at the speed of memory. Into all levels, because the tile is read again when there are two blocks. */
 #define AHEAD(line) "prefetcht0 4096+64*" #line "(%[w])\n\t"
@@ -195,18 +231,31 @@ static const uint32_t constants[5][8] __attribute__((aligned(32))) = {
     KERNEL(q4_0_direct_##C, AHEAD_288 STEPS_4(C) DIRECT_TAIL_0(C), 288, 0, 120*C)                                         \
     KERNEL(q4_1_direct_##C, AHEAD_288 STEPS_4(C) DIRECT_TAIL_MIN(C), 320, 0, 120*C)                                         \
     KERNEL(q5_0_direct_##C, AHEAD_352 STEPS_5(C) DIRECT_TAIL_5(C), 352, 0, 120*C)                                            \
+    KERNEL(q5_1_direct_##C, AHEAD_352 STEPS_5(C) DIRECT_TAIL_5_MIN(C), 384, 0, 120*C)                                    \
+    KERNEL(q5_k_direct_##C, AHEAD_352 STEPS_5(C) TAIL_5_SUBMIN(C), 352, 256, 120*C)                                      \
     KERNEL(q8_0_direct_##C, AHEAD_544 STEPS_8(C, WIDEN) COLS_##C(FINISH_AT, C, 512), 544, 0, 120*C)                           \
     KERNEL(q4_k_direct_##C, AHEAD_288 STEPS_4(C) TAIL_SUBMIN(C), 288, 256, 120*C)                                      \
     KERNEL(q6_k_direct_##C, AHEAD_416 STEPS_6_LOW(C) HALF_6(C) STEPS_6_HIGH(C) TAIL_6(C), 416, 192, 120*C)
+#define SCALED_DIRECT(C)                                                                                               \
+    KERNEL(scaled_288_direct_##C, AHEAD_288 STEPS_BOOK(C) COLS_##C(FINISH, C), 288, 224, 120*C)                        \
+    KERNEL(scaled_352_direct_##C, AHEAD_352 STEPS_BOOK(C) COLS_##C(FINISH, C), 352, 224, 120*C)                        \
+    KERNEL(scaled_min_direct_##C, AHEAD_288 STEPS_BOOK(C) COLS_##C(FINISH_MINS, C), 320, 416, 120*C)
+SCALED_DIRECT(1) SCALED_DIRECT(2) SCALED_DIRECT(3) SCALED_DIRECT(4) SCALED_DIRECT(5) SCALED_DIRECT(6)
 DIRECT(1) DIRECT(2) DIRECT(3) DIRECT(4) DIRECT(5) DIRECT(6)
 
 #define PANELS(C)                                                                                                      \
     KERNEL(q4_0_panel_##C, STEPS_PANEL(C) TAIL_0(C), 512, 64, 120*C)                                                   \
     KERNEL(q4_1_panel_##C, STEPS_PANEL(C) TAIL_MIN(C), 512, 128, 120*C)                                                \
     KERNEL(q5_0_panel_##C, STEPS_PANEL(C) TAIL_5(C), 512, 64, 120*C)                                                   \
+    KERNEL(q5_1_panel_##C, STEPS_PANEL(C) TAIL_5_MIN(C), 512, 128, 120*C)                                              \
+    KERNEL(q5_k_panel_##C, STEPS_PANEL(C) TAIL_5_SUBMIN(C), 512, 256, 120*C)                                           \
     KERNEL(q8_0_panel_##C, STEPS_8(C, PANEL) COLS_##C(FINISH, C), 1024, 64, 120*C)                                     \
     KERNEL(q4_k_panel_##C, STEPS_PANEL(C) TAIL_SUBMIN(C), 512, 256, 120*C)                                             \
     KERNEL(q6_k_panel_##C, STEPS_PANEL_LOW(C) HALF_6(C) STEPS_PANEL_HIGH(C, FIRST) TAIL_6(C), 512, 192, 120*C)
+#define SCALED_PANELS(C)                                                                                               \
+    KERNEL(scaled_panel_##C, STEPS_8(C, PANEL) COLS_##C(FINISH, C), 1024, 224, 120*C)                                  \
+    KERNEL(scaled_min_panel_##C, STEPS_8(C, PANEL) COLS_##C(FINISH_MINS, C), 1024, 416, 120*C)
+SCALED_PANELS(1) SCALED_PANELS(2) SCALED_PANELS(3) SCALED_PANELS(4) SCALED_PANELS(5) SCALED_PANELS(6)
 PANELS(1) PANELS(2) PANELS(3) PANELS(4) PANELS(5) PANELS(6)
 
 /* bf16: per block of 32, up to 3 columns at a time with both chains of each in registers (even k in a, b, odd k in
@@ -289,3 +338,12 @@ avx2_kernel *const avx2_q5_0_panel[AVX2_COLUMNS]    = TABLE(q5_0_panel);
 avx2_kernel *const avx2_q8_0_panel[AVX2_COLUMNS]    = TABLE(q8_0_panel);
 avx2_kernel *const avx2_q4_k_panel[AVX2_COLUMNS]    = TABLE(q4_k_panel);
 avx2_kernel *const avx2_q6_k_panel[AVX2_COLUMNS]    = TABLE(q6_k_panel);
+avx2_kernel *const avx2_scaled_288_direct[AVX2_COLUMNS] = TABLE(scaled_288_direct);
+avx2_kernel *const avx2_scaled_352_direct[AVX2_COLUMNS] = TABLE(scaled_352_direct);
+avx2_kernel *const avx2_scaled_min_direct[AVX2_COLUMNS] = TABLE(scaled_min_direct);
+avx2_kernel *const avx2_scaled_panel[AVX2_COLUMNS] = TABLE(scaled_panel);
+avx2_kernel *const avx2_scaled_min_panel[AVX2_COLUMNS] = TABLE(scaled_min_panel);
+avx2_kernel *const avx2_q5_1_direct[AVX2_COLUMNS] = TABLE(q5_1_direct);
+avx2_kernel *const avx2_q5_1_panel[AVX2_COLUMNS] = TABLE(q5_1_panel);
+avx2_kernel *const avx2_q5_k_direct[AVX2_COLUMNS] = TABLE(q5_k_direct);
+avx2_kernel *const avx2_q5_k_panel[AVX2_COLUMNS] = TABLE(q5_k_panel);

@@ -74,12 +74,13 @@ static void float_row_pack(const cpu_weight *w, uint8_t *tile, uint32_t r, const
 
 static void avx2_weight_pack(cpu_weight *w, uint32_t row, uint32_t n_rows, const void *rows) {
     const avx2_form *f = is_q(w->compute) ? avx2_form_find(w->type) : NULL;
+    const dtype_info *info = dtype_find((uint32_t)w->type);
     const size_t row_bytes = dtype_row_bytes(w->type, w->k);
     const uint8_t *from = rows;
     for (uint32_t i = row; i < row + n_rows; i++, from += row_bytes) {
         uint8_t *tile = w->data + i / CPU_TILE_ROWS * w->tile_bytes;
         if (f)
-            f->pack(tile, i % CPU_TILE_ROWS, from, n_groups(w->k));
+            avx2_form_pack(f, info, tile, i % CPU_TILE_ROWS, from, n_groups(w->k));
         else
             float_row_pack(w, tile, i % CPU_TILE_ROWS, from);
     }
@@ -236,29 +237,32 @@ static size_t avx2_panel_bytes(const cpu_weight *w) {
 static void avx2_panel(const cpu_weight *w, uint32_t tile_index, void *panel) {
     if (!is_q(w->compute)) return;
     const avx2_form *f = avx2_form_find(w->type);
+    const dtype_info *info = dtype_find((uint32_t)w->type);
     const uint8_t *tile = w->data + tile_index * w->tile_bytes;
     uint8_t *codes = panel, *meta = codes + (size_t)n_groups(w->k) * f->code_bytes;
     for (uint32_t g = 0; g < n_groups(w->k); g++, codes += f->code_bytes, meta += f->meta_bytes) {
         const uint8_t *group = group_at(f, tile, g);
         for (uint32_t i = 0; i < f->group_bytes; i += 64) _mm_prefetch((const char *)group + 4096 + i, _MM_HINT_T0);
-        f->codes(group, codes);
-        f->meta(super_at(f, tile, g), group, meta);
+        avx2_form_codes(f, info, group, codes);
+        avx2_form_meta(f, info, super_at(f, tile, g), group, meta);
     }
 }
 
-/* Packed weights times one block. The kernels of K-quants want meta data unpacked, AVX2_SUPER groups at a time; the
- * others read theirs in place. */
-static void q8_direct(const avx2_form *f, const uint8_t *tile, uint32_t groups, const block *b, float *acc) {
-    if (f->head_bytes == 0) {
+/* Packed weights times one block. Some kernels want meta data unpacked, AVX2_SUPER groups at a time; the others read
+ * theirs in place. */
+static void q8_direct(const cpu_weight *w, const uint8_t *tile, uint32_t groups, const block *b, float *acc) {
+    const avx2_form *f = avx2_form_find(w->type);
+    if (!f->direct_meta) {
         f->direct[b->n_columns - 1](groups, tile, NULL, b->data, acc);
         return;
     }
+    const dtype_info *info = dtype_find((uint32_t)w->type);
     uint8_t meta[AVX2_SUPER * AVX2_META_MAX] __attribute__((aligned(64)));
     for (uint32_t g = 0; g < groups; g += AVX2_SUPER) {
         const uint32_t n = groups - g < AVX2_SUPER ? groups - g : AVX2_SUPER;
         const uint8_t *head = super_at(f, tile, g), *group = group_at(f, tile, g);
         for (uint32_t i = 0; i < n; i++)
-            f->meta(head, group + (size_t)i * f->group_bytes, meta + (size_t)i * f->meta_bytes);
+            avx2_form_meta(f, info, head, group + (size_t)i * f->group_bytes, meta + (size_t)i * f->meta_bytes);
         f->direct[b->n_columns - 1](n, group, meta, b->data + (size_t)g * AVX2_GROUP_X * b->n_columns, acc);
     }
 }
@@ -269,7 +273,7 @@ static void block_product(const cpu_weight *w, const uint8_t *tile, const void *
     if (is_q(w->compute)) {
         const avx2_form *f = avx2_form_find(w->type);
         if (few)
-            q8_direct(f, tile, groups, b, acc);
+            q8_direct(w, tile, groups, b, acc);
         else
             f->panel[i](groups, panel, (const uint8_t *)panel + (size_t)groups * f->code_bytes, b->data, acc);
     } else if (w->compute == COMPUTE_BF16) {

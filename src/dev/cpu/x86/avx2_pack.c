@@ -58,14 +58,29 @@ static uint32_t bits_by_4(uint32_t h) {
     return out;
 }
 
+static void plane5_put(uint8_t *plane, uint32_t r, uint32_t bits) {
+    bits = bits_by_4(bits);
+    memcpy(plane + 4 * r, &bits, sizeof bits);
+}
+
 static void q5_0_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
     for (uint32_t g = 0; g < n_groups; g++, tile += 352, row += 22) {
         uint32_t high;
         memcpy(&high, row + 2, sizeof high);
-        high = bits_by_4(high);
         nibbles_put(tile, r, row + 6);
-        memcpy(tile + 256 + 4 * r, &high, sizeof high);
+        plane5_put(tile + 256, r, high);
         half_put(tile + 320, r, row);
+    }
+}
+
+static void q5_1_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
+    for (uint32_t g = 0; g < n_groups; g++, tile += 384, row += 24) {
+        uint32_t high;
+        memcpy(&high, row + 4, sizeof high);
+        nibbles_put(tile, r, row + 8);
+        plane5_put(tile + 256, r, high);
+        half_put(tile + 320, r, row);
+        half_put(tile + 352, r, row + 2);
     }
 }
 
@@ -76,16 +91,35 @@ static void q8_0_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_
     }
 }
 
+/* Sub-scale and minimum t of Q4_K and Q5_K from their 12 bytes: 16 sub-scales, then 16 minima. */
+static void k_scale_put(uint8_t *scales, uint32_t r, const uint8_t *s, uint32_t t) {
+    scales[r] = (uint8_t)(t < 4 ? s[t] & 63 : (s[t + 4] & 15) | (s[t - 4] >> 6) << 4);
+    scales[16 + r] = (uint8_t)(t < 4 ? s[t + 4] & 63 : (s[t + 4] >> 4) | (s[t] >> 6) << 4);
+}
+
 static void q4_k_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
     for (uint32_t g = 0; g < n_groups; g += AVX2_SUPER, row += 144) {
-        const uint8_t *s = row + 4;
         half_put(tile, r, row);
         half_put(tile + 32, r, row + 2);
         tile += 64;
         for (uint32_t t = 0; t < AVX2_SUPER; t++, tile += 288) {
             nibbles_put_k(tile, r, row + 16 + 32 * (t / 2), t % 2 != 0);
-            tile[256 + r] = (uint8_t)(t < 4 ? s[t] & 63 : (s[t + 4] & 15) | (s[t - 4] >> 6) << 4);
-            tile[272 + r] = (uint8_t)(t < 4 ? s[t + 4] & 63 : (s[t + 4] >> 4) | (s[t] >> 6) << 4);
+            k_scale_put(tile + 256, r, row + 4, t);
+        }
+    }
+}
+
+static void q5_k_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
+    for (uint32_t g = 0; g < n_groups; g += AVX2_SUPER, row += 176) {
+        half_put(tile, r, row);
+        half_put(tile + 32, r, row + 2);
+        tile += 64;
+        const __m256i fifth = load32(row + 16); /* bit t of byte i: of element i of group t */
+        for (uint32_t t = 0; t < AVX2_SUPER; t++, tile += 352) {
+            const __m256i top = _mm256_sll_epi16(fifth, _mm_cvtsi32_si128((int)(7 - t)));
+            nibbles_put_k(tile, r, row + 48 + 32 * (t / 2), t % 2 != 0);
+            plane5_put(tile + 256, r, (uint32_t)_mm256_movemask_epi8(top));
+            k_scale_put(tile + 320, r, row + 4, t);
         }
     }
 }
@@ -185,15 +219,25 @@ static void q8_0_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) 
     halves_get(group + 512, meta, false);
 }
 
-static void q4_k_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) {
+static void q5_1_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) {
+    (void)head;
+    halves_get(group + 320, meta, false);
+    halves_get(group + 352, meta + 64, false);
+}
+
+/* scales: 16 sub-scales, then 16 minima. */
+static void k_meta(const uint8_t *head, const uint8_t *scales, uint8_t *meta) {
     halves_get(head, meta, false);
     halves_get(head + 32, meta + 64, true);
-    pairs_put(meta + 128, group + 256);
+    pairs_put(meta + 128, scales);
     for (uint32_t h = 0; h < 2; h++) {
-        const __m128i m = _mm_loadl_epi64((const __m128i *)(const void *)(group + 272 + 8 * h));
+        const __m128i m = _mm_loadl_epi64((const __m128i *)(const void *)(scales + 16 + 8 * h));
         store32(meta + 192 + 32 * h, _mm256_castps_si256(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(m))));
     }
 }
+
+static void q4_k_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) { k_meta(head, group + 256, meta); }
+static void q5_k_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) { k_meta(head, group + 320, meta); }
 
 static void q6_k_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) {
     halves_get(head, meta, false);
@@ -201,22 +245,150 @@ static void q6_k_meta(const uint8_t *head, const uint8_t *group, uint8_t *meta) 
     pairs_put(meta + 128, group + 400);
 }
 
+enum { SCALED_CODES = 256 }; /* bytes of the scaled form's indices */
+
+static uint32_t scaled_float_bytes(const dtype_info *info) { return info->has_min ? 128 : 64; }
+
+/* dw [16], then m [16]. */
+static size_t scaled_floats_at(const avx2_form *f, const dtype_info *info) {
+    return f->head_bytes ? 0 : f->group_bytes - scaled_float_bytes(info);
+}
+
+/* Codes of one group as row r; index: the codebook's inverse, by code as a byte. */
+static void scaled_indices_put(uint8_t *group, uint32_t r, const int8_t *code, const uint8_t *index) {
+    uint8_t q[16];
+    for (uint32_t i = 0; i < 16; i++) q[i] = (uint8_t)(index[(uint8_t)code[i]] | index[(uint8_t)code[i + 16]] << 4);
+    for (uint32_t j = 0; j < 8; j++) memcpy(group + 32 * j + 2 * r, q + 2 * j, 2);
+}
+
+static void scaled_pack(const avx2_form *f, const dtype_info *info, uint8_t *tile, uint32_t r, const uint8_t *row,
+                        uint32_t n_groups) {
+    const uint32_t per_block = info->block_elems / AVX2_GROUP;
+    uint8_t *head = tile;
+    uint8_t index[256] = {0};
+    for (int i = 15; i >= 0; i--) index[(uint8_t)info->book[i]] = (uint8_t)i;
+    for (uint32_t i = 0; i < n_groups; i++, tile += f->group_bytes) {
+        dtype_group g;
+        info->group(row + (size_t)(i / per_block) * info->block_bytes, i % per_block, &g);
+        if (f->head_bytes && i % AVX2_SUPER == 0) {
+            head = tile;
+            tile += f->head_bytes;
+        }
+        uint8_t *sub = tile + SCALED_CODES;
+        uint8_t *floats = (f->head_bytes ? head : tile) + scaled_floats_at(f, info);
+        scaled_indices_put(tile, r, g.code, index);
+        for (uint32_t h = 0; h < 2; h++) {
+            sub[16 * h + r] = (uint8_t)g.scale[h];
+            if (info->has_min) sub[32 + 16 * h + r] = (uint8_t)g.min[h];
+        }
+        memcpy(floats + 4 * r, &g.dw, sizeof g.dw);
+        if (info->has_min) memcpy(floats + 64 + 4 * r, &g.m, sizeof g.m);
+    }
+}
+
+/* 32 int8 codes, 16 rows x 2 k, times their rows' sub-scales (pairs). */
+static void scaled_step_put(uint8_t *codes, __m256i c, const uint8_t *pairs) {
+    const __m256i low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(c));
+    const __m256i high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(c, 1));
+    store32(codes, _mm256_mullo_epi16(low, load32(pairs)));
+    store32(codes + 32, _mm256_mullo_epi16(high, load32(pairs + 32)));
+}
+
+static void scaled_codes(const dtype_info *info, const uint8_t *group, uint8_t *codes) {
+    uint8_t pairs[128] __attribute__((aligned(32)));
+    const uint8_t *sub = group + SCALED_CODES;
+    pairs_put(pairs, sub);
+    pairs_put(pairs + 64, sub + 16);
+    const __m256i book = _mm256_broadcastsi128_si256(load16((const uint8_t *)info->book));
+    const __m256i mask = _mm256_set1_epi8(15);
+    for (uint32_t j = 0; j < 8; j++) {
+        const __m256i q = load32(group + 32 * j), high = _mm256_and_si256(_mm256_srli_epi16(q, 4), mask);
+        scaled_step_put(codes + 64 * j, _mm256_shuffle_epi8(book, _mm256_and_si256(q, mask)), pairs);
+        scaled_step_put(codes + 64 * j + 512, _mm256_shuffle_epi8(book, high), pairs + 64);
+    }
+}
+
+static void scaled_meta(const avx2_form *f, const dtype_info *info, const uint8_t *head, const uint8_t *group,
+                        uint8_t *meta) {
+    const uint8_t *sub = group + SCALED_CODES;
+    const uint8_t *floats = (f->head_bytes ? head : group) + scaled_floats_at(f, info);
+    memcpy(meta, floats, 64);
+    pairs_put(meta + 64, sub);
+    pairs_put(meta + 128, sub + 16);
+    store32(meta + 192, _mm256_broadcastsi128_si256(load16((const uint8_t *)info->book)));
+    if (!info->has_min) return;
+    memcpy(meta + 224, floats + 64, 64);
+    pairs_put(meta + 288, sub + 32);
+    pairs_put(meta + 352, sub + 48);
+}
+
+void avx2_form_pack(const avx2_form *f, const dtype_info *info, uint8_t *tile, uint32_t r, const uint8_t *row,
+                    uint32_t n_groups) {
+    if (f->pack)
+        f->pack(tile, r, row, n_groups);
+    else
+        scaled_pack(f, info, tile, r, row, n_groups);
+}
+
+void avx2_form_codes(const avx2_form *f, const dtype_info *info, const uint8_t *group, uint8_t *codes) {
+    if (f->codes)
+        f->codes(group, codes);
+    else
+        scaled_codes(info, group, codes);
+}
+
+void avx2_form_meta(const avx2_form *f, const dtype_info *info, const uint8_t *head, const uint8_t *group,
+                    uint8_t *meta) {
+    if (f->meta)
+        f->meta(head, group, meta);
+    else
+        scaled_meta(f, info, head, group, meta);
+}
+
 #define KERNELS(t) .direct = avx2_##t##_direct, .panel = avx2_##t##_panel, .pack = t##_pack, .meta = t##_meta
-static const avx2_form q4_0 = {0, 288, 512, 64, .codes = q4_codes, KERNELS(q4_0)};
-static const avx2_form q4_1 = {0, 320, 512, 128, .codes = q4_codes, KERNELS(q4_1)};
-static const avx2_form q5_0 = {0, 352, 512, 64, .codes = q5_0_codes, KERNELS(q5_0)};
-static const avx2_form q8_0 = {0, 544, 1024, 64, .codes = q8_0_codes, KERNELS(q8_0)};
-static const avx2_form q4_k = {64, 288, 512, 256, .codes = q4_codes, KERNELS(q4_k)};
-static const avx2_form q6_k = {32, 416, 512, 192, .codes = q6_k_codes, KERNELS(q6_k)};
+static const avx2_form q4_0 = {false, 0, 288, 512, 64, .codes = q4_codes, KERNELS(q4_0)};
+static const avx2_form q4_1 = {false, 0, 320, 512, 128, .codes = q4_codes, KERNELS(q4_1)};
+static const avx2_form q5_0 = {false, 0, 352, 512, 64, .codes = q5_0_codes, KERNELS(q5_0)};
+static const avx2_form q5_1 = {false, 0, 384, 512, 128, .codes = q5_0_codes, KERNELS(q5_1)};
+static const avx2_form q8_0 = {false, 0, 544, 1024, 64, .codes = q8_0_codes, KERNELS(q8_0)};
+static const avx2_form q4_k = {true, 64, 288, 512, 256, .codes = q4_codes, KERNELS(q4_k)};
+static const avx2_form q5_k = {true, 64, 352, 512, 256, .codes = q5_0_codes, KERNELS(q5_k)};
+static const avx2_form q6_k = {true, 32, 416, 512, 192, .codes = q6_k_codes, KERNELS(q6_k)};
+
+/* The scaled form of types of 256 elements a block, and of smaller blocks. */
+static const avx2_form scaled = {
+    true, 64, 288, 1024, 224, .direct = avx2_scaled_288_direct, .panel = avx2_scaled_panel};
+static const avx2_form scaled_small = {
+    true, 0, 352, 1024, 224, .direct = avx2_scaled_352_direct, .panel = avx2_scaled_panel};
+static const avx2_form q2_k = {
+    true, 128, 320, 1024, 416, .direct = avx2_scaled_min_direct, .panel = avx2_scaled_min_panel};
 
 const avx2_form *avx2_form_find(dtype type) {
     switch (type) {
         case DTYPE_Q4_0: return &q4_0;
         case DTYPE_Q4_1: return &q4_1;
         case DTYPE_Q5_0: return &q5_0;
+        case DTYPE_Q5_1: return &q5_1;
         case DTYPE_Q8_0: return &q8_0;
+        case DTYPE_Q2_K: return &q2_k;
         case DTYPE_Q4_K: return &q4_k;
+        case DTYPE_Q5_K: return &q5_k;
         case DTYPE_Q6_K: return &q6_k;
+        case DTYPE_IQ4_NL:
+        case DTYPE_MXFP4:
+        case DTYPE_Q1_0: return &scaled_small;
+        case DTYPE_Q3_K:
+        case DTYPE_IQ4_XS:
+        case DTYPE_IQ3_XXS:
+        case DTYPE_IQ3_S:
+        case DTYPE_IQ2_XXS:
+        case DTYPE_IQ2_XS:
+        case DTYPE_IQ2_S:
+        case DTYPE_IQ1_S:
+        case DTYPE_IQ1_M:
+        case DTYPE_TQ1_0:
+        case DTYPE_TQ2_0: return &scaled;
+        case DTYPE_NVFP4:
         case DTYPE_F32:
         case DTYPE_F16:
         case DTYPE_BF16: break;
