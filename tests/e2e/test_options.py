@@ -10,7 +10,8 @@ class Options(Case):
         version = open("VERSION").read().strip()
         self.assertEqual(self.ok("--version").decode(), f"flambeau {version}\n")
         text = self.ok("help").decode()
-        for name in ("run", "score", "tokenize", "detokenize", "template", "bench", "show", "pull", "list", "rm"):
+        for name in ("run", "chat", "score", "tokenize", "detokenize", "template", "bench", "show", "pull", "list", "rm",
+                     "doctor"):
             self.assertIn(f"flambeau {name}", text)
             self.assertEqual(self.ok(name, "--help"), self.ok("help", name))
             self.assertIn("Options:", self.ok("help", name).decode())
