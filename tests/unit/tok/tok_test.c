@@ -537,7 +537,7 @@ TEST(bad_sources) {
 }
 
 /* A vocabulary of the 256 bytes, with the splitter named. */
-static tok *open_bytes(const char *pre) {
+static fl_status try_bytes(tok **t, const char *pre, fl_err *err) {
     static uint8_t spelling[256][2];
     tok_text texts[256];
     uint32_t next = 256;
@@ -547,9 +547,13 @@ static tok *open_bytes(const char *pre) {
     }
     const tok_source s = {
         .model = "gpt2", .pre = pre, .texts = texts, .n_vocab = 256, .bos = -1, .eos = -1, .unk = -1, .pad = -1};
+    return tok_open(t, &s, err);
+}
+
+static tok *open_bytes(const char *pre) {
     tok *t = NULL;
     fl_err err;
-    fl_status st = tok_open(&t, &s, &err);
+    fl_status st = try_bytes(&t, pre, &err);
     CHECKF(st == FL_OK, "%s: %s", pre, err.msg);
     return t;
 }
@@ -573,7 +577,15 @@ TEST(splitters_by_name) {
         base_buf_clear(&back);
         tok_close(t);
     }
-    CHECK(n == 25);
+    CHECK(n == 23);
+    static const char *const refused[] = {"deepseek-llm",
+                                          "deepseek-coder"}; /* no recorded answers to hold them against */
+    for (size_t i = 0; i < 2; i++) {
+        tok *t = NULL;
+        fl_err err;
+        CHECK(try_bytes(&t, refused[i], &err) == FL_EUNSUPPORTED && !t);
+        CHECKF(strstr(err.msg, refused[i]) && strstr(err.msg, "llama-bpe"), "%s", err.msg);
+    }
     CHECK(tok_split_adds_bos("llama-bpe") && tok_split_adds_bos("tekken") && !tok_split_adds_bos("qwen2") &&
           !tok_split_adds_bos("nosuch"));
 }
