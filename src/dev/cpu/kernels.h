@@ -120,12 +120,20 @@ typedef struct {
 } cpu_attn_kernels;
 
 typedef struct {
-    const char *isa;         /* "scalar", "avx2": the names of --cpu-isa */
-    bool (*supported)(void); /* this CPU and this operating system have it */
-    const cpu_matmul_kernels *matmul;
+    const char *isa; /* "scalar", "avx2": the names of --cpu-isa */
+    /* This CPU and this operating system have it. A set that needs the system's leave (AMX) asks for it here. Where a set is
+     * supported, so are those behind it in cpu_kernels_all(). */
+    bool (*supported)(void);
+    const cpu_matmul_kernels *integer; /* products in q8 and q12 */
+    const cpu_matmul_kernels *plain;   /* products in bf16 and f32 */
     const cpu_row_kernels *row;
     const cpu_attn_kernels *attn;
 } cpu_kernels;
+
+/* The set's products in c. */
+static inline const cpu_matmul_kernels *cpu_kernels_matmul(const cpu_kernels *k, compute c) {
+    return c == COMPUTE_Q8 || c == COMPUTE_Q12 ? k->integer : k->plain;
+}
 
 /* All sets built in, best first, the reference ("scalar") last; *n gets the count. */
 const cpu_kernels *const *cpu_kernels_all(uint32_t *n);
@@ -138,6 +146,11 @@ extern const cpu_attn_kernels cpu_ref_attn;
 extern const cpu_matmul_kernels cpu_avx2_matmul;
 extern const cpu_row_kernels cpu_avx2_row;
 extern const cpu_attn_kernels cpu_avx2_attn;
+
+/* dev/cpu/x86/cpuid.c: what cpu_kernels.supported says. */
+bool cpu_x86_has_avx2(void);       /* with FMA and F16C */
+bool cpu_x86_has_avx512vnni(void); /* AVX2 as above, AVX-512 F, DQ, BW, VL and VNNI */
+bool cpu_x86_has_amx(void);        /* AVX-512 as above, AMX tiles of int8 and bf16; asks the system for them */
 #endif
 
 #endif

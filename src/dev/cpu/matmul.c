@@ -25,19 +25,24 @@ static const cpu_weight *weight_of(const cpu_group *g, uint32_t m) {
     return &g->weights[cpu_node(g, g->g->mains[m])->weight]->packed;
 }
 
+/* All products of a group take the same converted input, so they compute alike. */
+static const cpu_matmul_kernels *kernels_of(const cpu_group *g) {
+    return cpu_kernels_matmul(g->set, weight_of(g, 0)->compute);
+}
+
 static uint32_t rows_max(const cpu_group *g) {
     return g->g->rows == GRAPH_ROWS_T ? g->plan->ranges.tokens : g->plan->ranges.rows;
 }
 
 static size_t act_bytes_few(const cpu_group *g) {
     const cpu_weight *w = weight_of(g, 0);
-    return align64(g->set->matmul->act_bytes(w->compute, w->k, REDUNDANT_ROWS));
+    return align64(kernels_of(g)->act_bytes(w->compute, w->k, REDUNDANT_ROWS));
 }
 
 static size_t panel_bytes(const cpu_group *g) {
     size_t most = 0;
     for (uint32_t m = 0; m < g->g->n_main; m++) {
-        size_t bytes = align64(g->set->matmul->panel_bytes(weight_of(g, m)));
+        size_t bytes = align64(kernels_of(g)->panel_bytes(weight_of(g, m)));
         if (bytes > most) most = bytes;
     }
     return most;
@@ -52,7 +57,7 @@ static size_t matmul_scratch(const cpu_group *g) {
 
 static size_t matmul_shared(const cpu_group *g) {
     const cpu_weight *w = weight_of(g, 0);
-    return g->set->matmul->act_bytes(w->compute, w->k, rows_max(g));
+    return kernels_of(g)->act_bytes(w->compute, w->k, rows_max(g));
 }
 
 static const char *matmul_refuses(const cpu_group *g) {
@@ -63,7 +68,7 @@ static const char *matmul_refuses(const cpu_group *g) {
 
 static void convert_row(const cpu_group *g, const cpu_step *s, cpu_act *a, uint32_t row, float *scratch, bool store) {
     const float *x = cpu_chain_row(g, s, row, scratch, store);
-    if (!g->set->matmul->act_put(a, row, x)) cpu_mark_bad(s, g->g->rows, row);
+    if (!kernels_of(g)->act_put(a, row, x)) cpu_mark_bad(s, g->g->rows, row);
 }
 
 static cpu_act convert(const cpu_group *g, const cpu_step *s, uint32_t rows, uint8_t *scratch, uint32_t thread,
@@ -73,13 +78,13 @@ static cpu_act convert(const cpu_group *g, const cpu_step *s, uint32_t rows, uin
     if (rows <= REDUNDANT_ROWS) {
         a.data = scratch + align64(cpu_chain_scratch(g));
         for (uint32_t row = 0; row < rows; row++) convert_row(g, s, &a, row, (float *)scratch, thread == 0);
-        g->set->matmul->act_pad(&a);
+        kernels_of(g)->act_pad(&a);
         return a;
     }
     uint32_t begin, end;
     cpu_pool_part(rows, thread, n_threads, &begin, &end);
     for (uint32_t row = begin; row < end; row++) convert_row(g, s, &a, row, (float *)scratch, true);
-    if (thread == 0) g->set->matmul->act_pad(&a);
+    if (thread == 0) kernels_of(g)->act_pad(&a);
     cpu_pool_barrier(s->p->d->pool);
     return a;
 }
@@ -136,7 +141,7 @@ typedef struct {
 /* One tile of main m, or of mains 0 and 1 together. */
 static void run_tile(const tile_job *j, uint32_t m, uint32_t tile) {
     const cpu_group *g = j->g;
-    const cpu_matmul_kernels *k = g->set->matmul;
+    const cpu_matmul_kernels *k = kernels_of(g);
     const cpu_weight *w[2] = {weight_of(g, m), g->g->paired ? weight_of(g, 1) : NULL};
     const graph_value out = tail_of(g, m);
     const uint32_t rows = j->a->n_tokens, col = tile * CPU_TILE_ROWS, width = cpu_node(g, out)->cols;

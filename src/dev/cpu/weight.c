@@ -46,7 +46,8 @@ void cpu_weight_free_slabs(cpu_dev *d) {
 
 static fl_status open_packed(cpu_dev *d, dev_weight *w, fl_err *err) {
     for (uint32_t i = 0; i < d->n_sets; i++) {
-        size_t bytes = d->sets[i]->matmul->tile_bytes(w->desc.type, w->desc.compute, w->desc.k);
+        const cpu_matmul_kernels *k = cpu_kernels_matmul(d->sets[i], w->desc.compute);
+        const size_t bytes = k->tile_bytes(w->desc.type, w->desc.compute, w->desc.k);
         if (bytes == 0) continue;
         w->set = d->sets[i];
         w->packed = (cpu_weight){.type = w->desc.type,
@@ -120,6 +121,7 @@ typedef struct {
 static void pack_part(void *arg, uint32_t thread, uint32_t n_threads) {
     const pack_job *j = arg;
     dev_weight *w = j->w;
+    const cpu_matmul_kernels *k = cpu_kernels_matmul(w->set, w->packed.compute);
     uint32_t first = j->row / PACK_ROWS, last = (j->row + j->n_rows + PACK_ROWS - 1) / PACK_ROWS, begin, end;
     cpu_pool_part(last - first, thread, n_threads, &begin, &end);
     for (uint32_t u = first + begin; u < first + end; u++) {
@@ -127,11 +129,10 @@ static void pack_part(void *arg, uint32_t thread, uint32_t n_threads) {
         uint32_t hi = (u + 1) * PACK_ROWS > j->row + j->n_rows ? j->row + j->n_rows : (u + 1) * PACK_ROWS;
         const uint8_t *from = j->rows + (size_t)(lo - j->row) * w->file_row_bytes + w->file_offset;
         if (w->row_bytes == w->file_row_bytes) {
-            w->set->matmul->weight_pack(&w->packed, lo, hi - lo, from);
+            k->weight_pack(&w->packed, lo, hi - lo, from);
             continue;
         }
-        for (uint32_t r = lo; r < hi; r++, from += w->file_row_bytes)
-            w->set->matmul->weight_pack(&w->packed, r, 1, from);
+        for (uint32_t r = lo; r < hi; r++, from += w->file_row_bytes) k->weight_pack(&w->packed, r, 1, from);
     }
 }
 
