@@ -9,7 +9,7 @@ static const cpu_kernels avx2 = {"avx2",           cpu_x86_has_avx2, &cpu_avx2_m
                                  &cpu_avx2_matmul, &cpu_avx2_row,    &cpu_avx2_attn};
 static const cpu_kernels avx512vnni = {"avx512vnni",     cpu_x86_has_avx512vnni, &cpu_avx512vnni_integer,
                                        &cpu_avx2_matmul, &cpu_avx2_row,          &cpu_avx2_attn};
-static const cpu_kernels amx = {"amx",         cpu_x86_has_amx, &cpu_avx512vnni_integer, &cpu_avx2_matmul,
+static const cpu_kernels amx = {"amx",         cpu_x86_has_amx, &cpu_amx_integer, &cpu_avx2_matmul,
                                 &cpu_avx2_row, &cpu_avx2_attn};
 #endif
 

@@ -146,7 +146,7 @@ extern const cpu_attn_kernels cpu_ref_attn;
 extern const cpu_matmul_kernels cpu_avx2_matmul;
 extern const cpu_row_kernels cpu_avx2_row;
 extern const cpu_attn_kernels cpu_avx2_attn;
-extern const cpu_matmul_kernels cpu_avx512vnni_integer;
+extern const cpu_matmul_kernels cpu_avx512vnni_integer, cpu_amx_integer;
 
 /* dev/cpu/x86/cpuid.c: what cpu_kernels.supported says. */
 bool cpu_x86_has_avx2(void);       /* with FMA and F16C */
