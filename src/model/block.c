@@ -70,7 +70,7 @@ uint32_t model_rope(model_builder *b, double base, float linear, bool half, bool
         if (t) memcpy(&divisor[i], t->data + 4 * i, 4);
         inv_freq[i] = (float)(pow(base, -2.0 * i / d) / ((double)linear * (double)divisor[i]));
     }
-    return graph_add_rope(b->g, &(graph_rope){d, half, inv_freq});
+    return graph_add_rope(b->g, &(graph_rope){.d = d, .half = half, .inv_freq = inv_freq});
 }
 
 graph_value model_embedding(model_builder *b) {

@@ -33,9 +33,10 @@ typedef struct {
 /* Weight i is the same for every device: its values come from its name and size. */
 static float *weight_data(const graph_weight *w, uint32_t i) {
     uint64_t seed = i + 1;
-    float *data = malloc((size_t)w->n * w->k * sizeof *data);
+    const size_t n = (size_t)(w->n_stack ? w->n_stack : 1) * w->n * w->k;
+    float *data = malloc(n * sizeof *data);
     if (!data) abort();
-    for (size_t k = 0; k < (size_t)w->n * w->k; k++) data[k] = test_random_float(&seed) * 0.3f + (w->n == 1 ? 0.7f : 0);
+    for (size_t k = 0; k < n; k++) data[k] = test_random_float(&seed) * 0.3f + (w->n == 1 ? 0.7f : 0);
     return data;
 }
 
@@ -52,13 +53,15 @@ static void load(loaded *l, const graph *g, const setting *s, float **data) {
                              .uses = w->uses,
                              .n = w->n,
                              .k = w->k,
+                             .n_stack = w->n_stack,
                              .k_file = w->k};
+        const uint32_t rows = w->n * (w->n_stack ? w->n_stack : 1);
         CHECK(l->vt->weight_open(l->d, &d, &l->weights[i], &err) == FL_OK);
         if (i % 2)
             CHECK(l->vt->weight_adopt(l->d, l->weights[i], data[i], &err) == FL_OK);
         else
-            for (uint32_t row = 0; row < w->n; row += 7) /* in pieces */
-                CHECK(l->vt->weight_write(l->d, l->weights[i], row, w->n - row < 7 ? w->n - row : 7,
+            for (uint32_t row = 0; row < rows; row += 7) /* in pieces */
+                CHECK(l->vt->weight_write(l->d, l->weights[i], row, rows - row < 7 ? rows - row : 7,
                                           data[i] + (size_t)row * w->k, &err) == FL_OK);
     }
     for (uint32_t i = 0; i < g->n_kv; i++)
@@ -122,7 +125,7 @@ TEST(fusing_changes_no_bit) {
     size_t bytes = base_mem_bytes();
     uint32_t n_sets;
     const cpu_kernels *const *sets = cpu_kernels_all(&n_sets);
-    for (uint64_t seed = 1; seed <= 60; seed++) {
+    for (uint64_t seed = 1; seed <= 100; seed++) {
         graph *g = random_graph(seed);
         CHECK(g->n_weights <= WEIGHTS_MAX && g->n_vocab <= VOCAB);
         float *data[WEIGHTS_MAX], want[ROWS * VOCAB], got[ROWS * VOCAB];
