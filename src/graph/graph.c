@@ -59,7 +59,7 @@ uint32_t graph_add_weight(graph *g, const graph_weight *w) {
 
 uint32_t graph_add_rope(graph *g, const graph_rope *r) {
     for (uint32_t i = 0; i < g->n_ropes; i++)
-        if (g->ropes[i].d == r->d && g->ropes[i].half == r->half &&
+        if (g->ropes[i].d == r->d && g->ropes[i].half == r->half && g->ropes[i].scale == r->scale &&
             memcmp(g->ropes[i].inv_freq, r->inv_freq, r->d / 2 * sizeof(float)) == 0)
             return i;
     float *copy = base_arena_calloc(&g->arena, r->d / 2, sizeof *copy);
@@ -68,7 +68,7 @@ uint32_t graph_add_rope(graph *g, const graph_rope *r) {
         return 0;
     }
     memcpy(copy, r->inv_freq, r->d / 2 * sizeof *copy);
-    g->ropes[g->n_ropes] = (graph_rope){r->d, r->half, copy};
+    g->ropes[g->n_ropes] = (graph_rope){r->d, r->half, r->scale, copy};
     return g->n_ropes++;
 }
 

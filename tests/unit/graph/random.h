@@ -77,7 +77,7 @@ static inline graph *random_graph(uint64_t seed) {
     static const float freqs[4] = {1, 0.5f, 0.25f, 0.125f};
     uint32_t n = 3 + below(&m, 50);
     CHECK(graph_open(&m.g, n * 8 + 16, n * 8 + 16, NULL) == FL_OK);
-    uint32_t rope = graph_add_rope(m.g, &(graph_rope){8, false, freqs});
+    uint32_t rope = graph_add_rope(m.g, &(graph_rope){8, false, 1, freqs});
     m.values[m.n_values++] = graph_embed(m.g, add_weight(&m, 50, m.width, GRAPH_USE_EMBED), "embed");
     for (uint32_t i = 0; i < n; i++) m.values[m.n_values++] = random_op(&m, rope);
     graph_value r = graph_rows_wanted(m.g, pick(&m), "rows");
