@@ -1,40 +1,77 @@
-/* Gemma 3 (text) as GGUF `gemma3`: four norms a layer (1 is already added to their weights),
- * norms on q and k, scaled embedding, GeGLU; five sliding layers to one full layer, with RoPE
- * bases of their own. Source: google/gemma-3, huggingface/transformers modeling_gemma3.py. */
+/* Gemma 3 (text): four norms a layer (1 is added to their weights: by the converter in GGUF, here in folders), norms on q
+ * and k, scaled embedding, GeGLU; five sliding layers to one full layer, with RoPE bases of their own.
+ * Source: google/gemma-3, huggingface/transformers modeling_gemma3.py. */
 #include "model/block.h"
 
 #include <math.h>
 
-static fl_status configure(model_config *c, const file_gguf *f, fl_err *err) {
-    float local;
-    fl_status st = file_gguf_get_f32_or(f, "gemma3.rope.freq_base_swa", 10000.0f, &local, err);
-    if (st == FL_OK) st = file_gguf_get_u32_or(f, "gemma3.attention.sliding_window_pattern", 6, &c->window_period, err);
-    if (st == FL_OK) st = file_gguf_get_u32(f, "gemma3.attention.sliding_window", &c->window, err);
+static const model_name names[] = {{"post_attention_norm", "post_attention_layernorm"},
+                                   {"ffn_norm", "pre_feedforward_layernorm"},
+                                   {"post_ffw_norm", "post_feedforward_layernorm"},
+                                   {NULL, NULL}};
+
+/* query_pre_attn_scalar: a GGUF file does not say it. It is the head's width, but for the 27B models, known by their layers. */
+static fl_status read_common(model_config *c, const model_source *s, uint32_t layers_27b, fl_err *err) {
+    bool big = model_source_gguf(s) && c->n_layers == layers_27b;
+    double scalar;
+    fl_status st = model_get_f64_or(s, NULL, "query_pre_attn_scalar", big ? (double)c->d_model / c->n_heads : c->d_k,
+                                    &scalar, err);
+    if (st == FL_OK && !(scalar > 0))
+        st =
+            fl_fail(err, FL_EFORMAT, "config.json: query_pre_attn_scalar: more than 0 is wanted, %g was found", scalar);
     if (st != FL_OK) return st;
-    c->rope_base_local = local;
+    c->attn_scale = 1.0f / sqrtf((float)scalar);
     c->embed_scale = sqrtf((float)c->d_model);
-    /* query_pre_attn_scalar: the head width, but for the 27B model (62 layers), which the file does not say. */
-    c->attn_scale =
-        c->n_layers == 62 ? 1.0f / sqrtf((float)c->d_model / (float)c->n_heads) : 1.0f / sqrtf((float)c->d_k);
+    c->norm_offset = model_source_gguf(s) ? 0 : 1;
+    c->act = OP_GELU_TANH_MUL;
     return FL_OK;
 }
 
+static bool gemma3_slides(const model_config *c, uint32_t layer) {
+    (void)c;
+    return (layer + 1) % 6 != 0;
+}
+
+static fl_status read_pattern(model_config *c, const model_source *s, fl_err *err) {
+    uint32_t period;
+    if (model_source_has(s, NULL, "layer_types")) return model_read_layers(c, s, gemma3_slides, err);
+    fl_status st = model_get_u32_or(s, "attention.sliding_window_pattern", "sliding_window_pattern", 6, &period, err);
+    if (st == FL_OK) st = model_get_u32(s, "attention.sliding_window", "sliding_window", &c->window, err);
+    for (uint32_t i = 0; i < c->n_layers && st == FL_OK; i++)
+        c->layers[i].sliding = c->window && period && (i + 1) % period != 0;
+    return st;
+}
+
+/* Full layers scale their positions, sliding ones never do. */
+static fl_status read_ropes(model_config *c, const model_source *s, fl_err *err) {
+    static const char full[] = "rope_parameters.full_attention", local[] = "rope_parameters.sliding_attention";
+    bool each = model_source_has(s, NULL, full) || model_source_has(s, NULL, local);
+    c->rope_sliding = (model_rope){.kind = MODEL_ROPE_NONE, .d = c->rope.d, .factor = 1};
+    if (!each)
+        return model_get_f64_or(s, "rope.freq_base_swa", "rope_local_base_freq", 10000, &c->rope_sliding.base, err);
+    fl_status st = model_rope_read(&c->rope, s, full, c->d_k, c->context_length, err);
+    return st == FL_OK ? model_rope_read(&c->rope_sliding, s, local, c->d_k, c->context_length, err) : st;
+}
+
+static fl_status configure_gemma3(model_config *c, const model_source *s, fl_err *err) {
+    fl_status st = read_common(c, s, 62, err);
+    c->qk_norm = true;
+    if (st == FL_OK) st = read_pattern(c, s, err);
+    if (st == FL_OK) st = read_ropes(c, s, err);
+    return st;
+}
+
 static void build(model_builder *b) {
-    const model_config *c = b->c;
-    uint32_t rope_full = model_rope(b, c->rope_base, c->rope_linear, true, false);
-    uint32_t rope_local = model_rope(b, c->rope_base_local, 1, true, false);
     graph_value h = model_embedding(b);
-    for (int l = 0; l < (int)c->n_layers; l++) {
-        bool full = c->window_period == 0 || ((uint32_t)l + 1) % c->window_period == 0;
-        graph_value x = model_norm(b, l, "attn_norm", h, c->d_model);
-        graph_value o = model_attention(b, l, x, full ? rope_full : rope_local, full ? 0 : c->window);
-        o = model_norm(b, l, "post_attention_norm", o, c->d_model);
-        h = graph_binary(b->g, OP_ADD, h, o, graph_label(b->g, l, "attn_residual"));
-        graph_value f = model_ffn(b, l, model_norm(b, l, "ffn_norm", h, c->d_model), OP_GELU_TANH_MUL);
-        f = model_norm(b, l, "post_ffw_norm", f, c->d_model);
-        h = graph_binary(b->g, OP_ADD, h, f, graph_label(b->g, l, "ffn_residual"));
+    for (int l = 0; l < (int)b->c->n_layers; l++) {
+        graph_value o = model_attention(b, l, model_norm(b, l, "attn_norm", h, b->c->d_model));
+        o = model_norm(b, l, "post_attention_norm", o, b->c->d_model);
+        h = model_residual(b, l, "attn_residual", h, o);
+        graph_value f = model_ffn(b, l, model_norm(b, l, "ffn_norm", h, b->c->d_model));
+        f = model_norm(b, l, "post_ffw_norm", f, b->c->d_model);
+        h = model_residual(b, l, "ffn_residual", h, f);
     }
     model_head(b, h);
 }
 
-const model_family model_gemma3 = {"gemma3", configure, build};
+const model_family model_gemma3 = {"gemma3", "gemma3_text", false, names, configure_gemma3, build};
