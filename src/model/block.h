@@ -26,11 +26,13 @@ struct model_family {
     void (*build)(model_builder *b);
 };
 
-extern const model_family model_llama, model_mistral, model_gemma3;
+extern const model_family model_llama, model_mistral, model_qwen2, model_qwen3, model_phi3, model_granite, model_smollm3,
+    model_gemma2, model_gemma3, model_olmo2;
 
-/* Configuring. Window and kinds of layers of a folder: layer_types if it lists them, else the caller's `otherwise`. */
-FL_CHECKED fl_status model_read_layers(model_config *c, const model_source *s,
-                                       bool (*otherwise)(const model_config *c, uint32_t layer), fl_err *err);
+/* Configuring. Window, and which layers slide. Where the source does not list them (layer_types) it is layer l when
+ * l >= first and l + 1 is no multiple of the period (0: no period). */
+FL_CHECKED fl_status model_read_layers(model_config *c, const model_source *s, uint32_t first, uint32_t period,
+                                       fl_err *err);
 /* A feature that the family's folders may ask for and that is not built: refused when the key is there and not false. */
 FL_CHECKED fl_status model_refuse(const model_source *s, const char *hf, fl_err *err);
 

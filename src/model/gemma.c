@@ -1,6 +1,8 @@
-/* Gemma 3 (text): four norms a layer (1 is added to their weights: by the converter in GGUF, here in folders), norms on q
- * and k, scaled embedding, GeGLU; five sliding layers to one full layer, with RoPE bases of their own.
- * Source: google/gemma-3, huggingface/transformers modeling_gemma3.py. */
+/* Gemma 2 and 3 (text): four norms a layer (1 is added to their weights: by the converter in GGUF, here in folders), scaled
+ * embedding, GeGLU, sliding layers between full ones.
+ *     2  every other layer slides, the first one does; soft-caps on scores and logits
+ *     3  five of six layers slide, with a RoPE base of their own; norms on the heads of q and k
+ * Source: google/gemma-3, huggingface/transformers modeling_gemma2.py, modeling_gemma3.py. */
 #include "model/block.h"
 
 #include <math.h>
@@ -27,36 +29,32 @@ static fl_status read_common(model_config *c, const model_source *s, uint32_t la
     return FL_OK;
 }
 
-static bool gemma3_slides(const model_config *c, uint32_t layer) {
-    (void)c;
-    return (layer + 1) % 6 != 0;
-}
-
-static fl_status read_pattern(model_config *c, const model_source *s, fl_err *err) {
-    uint32_t period;
-    if (model_source_has(s, NULL, "layer_types")) return model_read_layers(c, s, gemma3_slides, err);
-    fl_status st = model_get_u32_or(s, "attention.sliding_window_pattern", "sliding_window_pattern", 6, &period, err);
-    if (st == FL_OK) st = model_get_u32(s, "attention.sliding_window", "sliding_window", &c->window, err);
-    for (uint32_t i = 0; i < c->n_layers && st == FL_OK; i++)
-        c->layers[i].sliding = c->window && period && (i + 1) % period != 0;
-    return st;
+static fl_status configure_gemma2(model_config *c, const model_source *s, fl_err *err) {
+    fl_status st = read_common(c, s, 46, err);
+    return st == FL_OK ? model_read_layers(c, s, 0, 2, err) : st;
 }
 
 /* Full layers scale their positions, sliding ones never do. */
 static fl_status read_ropes(model_config *c, const model_source *s, fl_err *err) {
     static const char full[] = "rope_parameters.full_attention", local[] = "rope_parameters.sliding_attention";
-    bool each = model_source_has(s, NULL, full) || model_source_has(s, NULL, local);
-    c->rope_sliding = (model_rope){.kind = MODEL_ROPE_NONE, .d = c->rope.d, .factor = 1};
-    if (!each)
-        return model_get_f64_or(s, "rope.freq_base_swa", "rope_local_base_freq", 10000, &c->rope_sliding.base, err);
-    fl_status st = model_rope_read(&c->rope, s, full, c->d_k, c->context_length, err);
-    return st == FL_OK ? model_rope_read(&c->rope_sliding, s, local, c->d_k, c->context_length, err) : st;
+    model_rope *r = &c->rope_sliding;
+    if (model_source_has(s, NULL, full) || model_source_has(s, NULL, local)) {
+        fl_status st = model_rope_read(&c->rope, s, full, c->d_k, c->context_length, err);
+        return st == FL_OK ? model_rope_read(r, s, local, c->d_k, c->context_length, err) : st;
+    }
+    *r = (model_rope){.kind = MODEL_ROPE_NONE, .d = c->rope.d, .factor = 1};
+    fl_status st = model_get_f64_or(s, "rope.freq_base_swa", "rope_local_base_freq", 10000, &r->base, err);
+    if (st == FL_OK && !(r->base > 0)) st = fl_fail(err, FL_EFORMAT, "RoPE of base %g does not work", r->base);
+    return st;
 }
 
 static fl_status configure_gemma3(model_config *c, const model_source *s, fl_err *err) {
+    uint32_t period;
     fl_status st = read_common(c, s, 62, err);
     c->qk_norm = true;
-    if (st == FL_OK) st = read_pattern(c, s, err);
+    if (st == FL_OK)
+        st = model_get_u32_or(s, "attention.sliding_window_pattern", "sliding_window_pattern", 6, &period, err);
+    if (st == FL_OK) st = model_read_layers(c, s, 0, period, err);
     if (st == FL_OK) st = read_ropes(c, s, err);
     return st;
 }
@@ -74,4 +72,5 @@ static void build(model_builder *b) {
     model_head(b, h);
 }
 
+const model_family model_gemma2 = {"gemma2", "gemma2", false, names, configure_gemma2, build};
 const model_family model_gemma3 = {"gemma3", "gemma3_text", false, names, configure_gemma3, build};

@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const model_family *const families[] = {&model_llama, &model_mistral, &model_gemma3};
+static const model_family *const families[] = {&model_llama,   &model_mistral, &model_qwen2,  &model_qwen3,  &model_phi3,
+                                               &model_granite, &model_smollm3, &model_gemma2, &model_gemma3, &model_olmo2};
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
 /* ---- which family ---- */
@@ -168,11 +169,10 @@ static fl_status read_activation(model_config *c, const model_source *s, fl_err 
     return FL_OK;
 }
 
-fl_status model_read_layers(model_config *c, const model_source *s,
-                            bool (*otherwise)(const model_config *c, uint32_t layer), fl_err *err) {
+fl_status model_read_layers(model_config *c, const model_source *s, uint32_t first, uint32_t period, fl_err *err) {
     uint32_t n;
     bool any = false;
-    fl_status st = model_get_u32_or(s, NULL, "sliding_window", 0, &c->window, err);
+    fl_status st = model_get_u32_or(s, "attention.sliding_window", "sliding_window", 0, &c->window, err);
     if (st == FL_OK) st = model_list_size(s, "layer_types", &n, err);
     if (st == FL_OK && n && n != c->n_layers)
         return fl_fail(err, FL_EFORMAT, "config.json: layer_types: %u are wanted, it has %u", c->n_layers, n);
@@ -182,7 +182,8 @@ fl_status model_read_layers(model_config *c, const model_source *s,
         if (st != FL_OK) return st;
         if (type && strcmp(type, "full_attention") != 0 && strcmp(type, "sliding_attention") != 0)
             return fl_fail(err, FL_EUNSUPPORTED, "config.json: layer_types: %.40s is not supported", type);
-        c->layers[i].sliding = type ? *type == 's' : c->window && otherwise && otherwise(c, i);
+        bool slides = c->window && i >= first && (period == 0 || (i + 1) % period != 0);
+        c->layers[i].sliding = type ? *type == 's' : slides;
         any = any || c->layers[i].sliding;
     }
     if (st == FL_OK && any && c->window == 0)
