@@ -23,7 +23,7 @@ fl_status fl_engine_open(fl_engine **out, const fl_model *m, const fl_engine_opt
     fl_status st = engine_load(e, &o, err);
     if (st != FL_OK) {
         fl_engine_close(e);
-        return m->file ? fl_wrap(err, st, "cannot run %s", file_gguf_path(m->file)) : st;
+        return m->source ? fl_wrap(err, st, "cannot run %s", model_source_path(m->source)) : st;
     }
     *out = e;
     return FL_OK;

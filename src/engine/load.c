@@ -88,7 +88,8 @@ static fl_status load_weights(fl_engine *e, fl_err *err) {
         if (st != FL_OK) return fl_wrap(err, st, "loading weights");
         e->weight_bytes += e->vt->weight_bytes(e->weights[i]);
     }
-    file_gguf_forget(e->model->file); /* packed copies are used from here on: the file's pages need not stay resident */
+    model_source_forget(
+        e->model->source); /* packed copies are used from here on: the file's pages need not stay resident */
     return FL_OK;
 }
 
@@ -203,7 +204,7 @@ fl_status engine_load(fl_engine *e, const fl_engine_options *o, fl_err *err) {
     st = find_back_end(o->device ? o->device : "cpu", &e->vt, err);
     if (st == FL_OK) st = parse_compute(o->compute ? o->compute : "auto", &c, err);
     if (st == FL_OK) st = choose_limits(e, o, err);
-    if (st == FL_OK) st = model_build(&e->g, &e->model->config, e->model->file, c, err);
+    if (st == FL_OK) st = model_build(&e->g, &e->model->config, e->model->source, e->max_len, c, err);
     if (st != FL_OK) return st;
     e->profile = model_profile(e->g);
     st = choose_cache_type(e, o->kv_cache_dtype ? o->kv_cache_dtype : "auto", err);

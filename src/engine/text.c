@@ -1,5 +1,6 @@
-/* A model without weights: a lone tokenizer.json, tokenizer.model or tekken.json, or a folder that has one. Text can be turned into
- * ids and back, a template beside it can be rendered; an engine cannot be opened on it, and says why. */
+/* What text needs of a lone tokenizer.json, tokenizer.model or tekken.json, or of a folder: tokenizer, chat template, stop
+ * tokens. Without weights beside it text can be turned into ids and back, and the template rendered; an engine cannot be
+ * opened, and says why. */
 #include "engine/engine_int.h"
 
 #include "base/mem.h"
@@ -8,6 +9,8 @@
 #include <jansson.h>
 #include <string.h>
 #include <sys/stat.h>
+
+enum { FILES = 5 };
 
 static bool is_folder(const char *path) {
     struct stat s;
@@ -68,36 +71,38 @@ static bool flag(const json_t *config, const char *key, bool otherwise) {
     return json_is_boolean(v) ? json_is_true(v) : otherwise;
 }
 
-static fl_status open_tok(fl_model *m, const file_map files[5], const json_t *config) {
+static fl_status open_tok(fl_model *m, const file_map files[FILES], const json_t *config) {
     const file_map *json = &files[0], *spm = &files[1], *tekken = &files[4];
     if (json->data)
         return tok_open_json(&m->tok, (const char *)json->data, json->size, (const char *)files[2].data, files[2].size,
                              &m->tok_err);
+    if (!spm->data && !tekken->data)
+        return fl_fail(&m->tok_err, FL_EUNSUPPORTED, "the folder has no tokenizer; give token ids");
     if (tekken->data) return tok_open_tekken(&m->tok, (const char *)tekken->data, tekken->size, &m->tok_err);
     return tok_open_sentencepiece(&m->tok, spm->data, spm->size, flag(config, "add_bos_token", true),
                                   flag(config, "add_eos_token", false), &m->tok_err);
 }
 
 /* Of a folder all files are wanted, a lone file stands alone. */
-static fl_status open_files(const char *path, file_map files[5], fl_err *err) {
-    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-                                        "chat_template.jinja", "tekken.json"};
+static fl_status open_files(const char *path, bool weights, file_map files[FILES], fl_err *err) {
+    static const char *const names[FILES] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+                                             "chat_template.jinja", "tekken.json"};
     fl_status st = FL_OK;
     if (!is_folder(path)) {
         st = file_map_open(&files[ends_with(path, "tekken.json") ? 4 : ends_with(path, ".model")], path, err);
         return st == FL_OK ? st : fl_wrap(err, st, "%s", path);
     }
-    for (int i = 0; i < 5 && st == FL_OK; i++) st = open_in(&files[i], path, names[i], err);
-    if (st == FL_OK && !files[0].data && !files[1].data && !files[4].data)
+    for (int i = 0; i < FILES && st == FL_OK; i++) st = open_in(&files[i], path, names[i], err);
+    if (st == FL_OK && !weights && !files[0].data && !files[1].data && !files[4].data)
         st = fl_fail(err, FL_EIO, "%s: is a folder without tokenizer.json, tokenizer.model or tekken.json", path);
     return st;
 }
 
-fl_status engine_open_text(fl_model *m, const char *path, fl_err *err) {
-    file_map files[5] = {0};
+fl_status engine_open_text(fl_model *m, const char *path, bool weights, fl_err *err) {
+    file_map files[FILES] = {0};
     json_error_t e;
     json_t *config = NULL;
-    fl_status st = open_files(path, files, err);
+    fl_status st = open_files(path, weights, files, err);
     if (st == FL_OK && files[2].data) {
         config = json_loadb((const char *)files[2].data, files[2].size, JSON_ALLOW_NUL, &e);
         if (!config)
@@ -105,11 +110,12 @@ fl_status engine_open_text(fl_model *m, const char *path, fl_err *err) {
                          e.column);
     }
     if (st == FL_OK) {
-        m->config_status = fl_fail(&m->config_err, FL_EUNSUPPORTED, "%s has a tokenizer but no weights", path);
+        if (!weights)
+            m->config_status = fl_fail(&m->config_err, FL_EUNSUPPORTED, "%s has a tokenizer but no weights", path);
         m->tok_status = open_tok(m, files, config);
         open_template(m, config, &files[3]);
     }
-    for (int i = 0; i < 5; i++) file_map_close(&files[i]);
+    for (int i = 0; i < FILES; i++) file_map_close(&files[i]);
     json_decref(config);
     return st;
 }

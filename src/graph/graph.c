@@ -59,8 +59,8 @@ uint32_t graph_add_weight(graph *g, const graph_weight *w) {
 
 uint32_t graph_add_rope(graph *g, const graph_rope *r) {
     for (uint32_t i = 0; i < g->n_ropes; i++)
-        if (g->ropes[i].d == r->d && g->ropes[i].half == r->half && g->ropes[i].first == r->first &&
-            memcmp(g->ropes[i].inv_freq, r->inv_freq, r->d / 2 * sizeof(float)) == 0)
+        if (g->ropes[i].d == r->d && g->ropes[i].half == r->half && g->ropes[i].scale == r->scale &&
+            g->ropes[i].first == r->first && memcmp(g->ropes[i].inv_freq, r->inv_freq, r->d / 2 * sizeof(float)) == 0)
             return i;
     float *copy = base_arena_calloc(&g->arena, r->d / 2, sizeof *copy);
     if (!copy || g->n_ropes == ROPES_MAX) {
@@ -68,7 +68,7 @@ uint32_t graph_add_rope(graph *g, const graph_rope *r) {
         return 0;
     }
     memcpy(copy, r->inv_freq, r->d / 2 * sizeof *copy);
-    g->ropes[g->n_ropes] = (graph_rope){r->d, r->half, copy, r->first};
+    g->ropes[g->n_ropes] = (graph_rope){r->d, r->half, r->scale, copy, r->first};
     return g->n_ropes++;
 }
 

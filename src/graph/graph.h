@@ -51,6 +51,7 @@ typedef struct {
 typedef struct {
     uint32_t d;            /* rotary width */
     bool half;             /* pairs (i, i + d/2), else (2i, 2i+1) */
+    float scale;           /* multiplies cos and sin; 1: none */
     const float *inv_freq; /* [d/2], scaling applied */
     uint32_t first;        /* column of a head where the rotary part begins */
 } graph_rope;

@@ -159,6 +159,11 @@ static void fill_ropes(const cpu_step *s, uint32_t thread, uint32_t n_threads) {
             size_t at = s->p->rope_offset[r] + (size_t)t * (g->ropes[r].d / 2);
             s->p->best->row->rope_table(s->p->cos + at, s->p->sin + at, s->t->position[t], g->ropes[r].inv_freq,
                                         g->ropes[r].d / 2);
+            float m = g->ropes[r].scale;
+            for (uint32_t i = 0; m != 1 && i < g->ropes[r].d / 2; i++) {
+                s->p->cos[at + i] *= m;
+                s->p->sin[at + i] *= m;
+            }
         }
 }
 

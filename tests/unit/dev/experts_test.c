@@ -445,7 +445,7 @@ TEST(values_inside_keys) {
     bench b;
     open_bench(&b, WIDTH, 5);
     uint32_t norm = add(&b, "norm", DTYPE_F32, COMPUTE_F32, 0, 1, LATENT, GRAPH_USE_VECTOR);
-    uint32_t rope = graph_add_rope(b.g, &(graph_rope){.d = ROPE, .inv_freq = freqs, .first = LATENT});
+    uint32_t rope = graph_add_rope(b.g, &(graph_rope){.d = ROPE, .scale = 1, .inv_freq = freqs, .first = LATENT});
     graph_value key = graph_rmsnorm_first(b.g, b.x, norm, WIDTH, 1e-3f, "norm");
     key = graph_rope_heads(b.g, key, rope, WIDTH, "rope");
     const graph_kv_group kv = {.n_kv_heads = 1, .d_k = WIDTH, .d_v = LATENT, .v_in_k = true};

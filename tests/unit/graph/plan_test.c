@@ -167,14 +167,14 @@ TEST(random_graphs) {
 
 /* ---- families ---- */
 
-static void family_plan(const tiny_model *m, graph **g, graph_plan **p, model_config *c, file_gguf **f) {
+static void family_plan(const tiny_model *m, graph **g, graph_plan **p, model_config *c, model_source **f) {
     char path[TINY_PATH_MAX];
     fl_err err;
     tiny_write(m, path);
-    CHECKF(file_gguf_open(f, path, &err) == FL_OK, "%s", err.msg);
+    CHECKF(model_source_open(f, path, &err) == FL_OK, "%s", err.msg);
     (void)remove(path);
     CHECKF(model_configure(c, *f, &err) == FL_OK, "%s", err.msg);
-    CHECKF(model_build(g, c, *f, COMPUTE_AUTO, &err) == FL_OK, "%s", err.msg);
+    CHECKF(model_build(g, c, *f, c->context_length, COMPUTE_AUTO, &err) == FL_OK, "%s", err.msg);
     CHECK(graph_plan_open(p, *g, ranges, 2, &err) == FL_OK);
 }
 
@@ -182,7 +182,7 @@ static void check_family(const tiny_model *m, const char *const *want, uint32_t 
     graph *g;
     graph_plan *p;
     model_config c;
-    file_gguf *f;
+    model_source *f;
     family_plan(m, &g, &p, &c, &f);
     CHECK(verify_plan(p) == NULL);
     for (uint32_t i = 0; i < p->n_groups && i < n_want; i++) {
@@ -194,7 +194,7 @@ static void check_family(const tiny_model *m, const char *const *want, uint32_t 
     check_levels(g, 0);
     graph_plan_close(p);
     graph_close(g);
-    file_gguf_close(f);
+    model_source_close(f);
 }
 
 TEST(llama_groups) {
@@ -235,7 +235,7 @@ static graph *small_graph(graph_value *t, graph_value *r, uint32_t w[3]) {
     w[0] = graph_add_weight(g, &(graph_weight){.name = "embed", .n = 10, .k = 16});
     w[1] = graph_add_weight(g, &(graph_weight){.name = "square", .n = 16, .k = 16});
     w[2] = graph_add_weight(g, &(graph_weight){.name = "vector", .n = 1, .k = 8});
-    (void)graph_add_rope(g, &(graph_rope){.d = 16, .half = true, .inv_freq = freqs});
+    (void)graph_add_rope(g, &(graph_rope){.d = 16, .half = true, .scale = 1, .inv_freq = freqs});
     *t = graph_embed(g, w[0], "t");
     *r = graph_rows_wanted(g, *t, "r");
     CHECK(graph_failed(g, NULL) == FL_OK);

@@ -147,8 +147,8 @@ static inline graph *random_graph(uint64_t seed) {
     uint32_t n = 3 + below(&m, 50);
     CHECK(graph_open(&m.g, n * 14 + 16, n * 10 + 16, NULL) == FL_OK);
     m.top_k = 1 + below(&m, 3);
-    m.rope = graph_add_rope(m.g, &(graph_rope){.d = 8, .inv_freq = freqs});
-    m.rope_tail = graph_add_rope(m.g, &(graph_rope){.d = 2, .inv_freq = freqs, .first = 6});
+    m.rope = graph_add_rope(m.g, &(graph_rope){.d = 8, .scale = 1, .inv_freq = freqs});
+    m.rope_tail = graph_add_rope(m.g, &(graph_rope){.d = 2, .scale = 1, .inv_freq = freqs, .first = 6});
     m.values[m.n_values++] = graph_embed(m.g, add_weight(&m, 50, m.width, GRAPH_USE_EMBED), "embed");
     for (uint32_t i = 0; i < n; i++) m.values[m.n_values++] = random_op(&m);
     graph_value r = graph_rows_wanted(m.g, pick(&m), "rows");
