@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { FILES = 5 };
+enum { FILES = 7 };
 
 static bool is_folder(const char *path) {
     struct stat s;
@@ -86,7 +86,8 @@ static fl_status open_tok(fl_model *m, const file_map files[FILES], const json_t
 /* Of a folder all files are wanted, a lone file stands alone. */
 static fl_status open_files(const char *path, bool weights, file_map files[FILES], fl_err *err) {
     static const char *const names[FILES] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-                                             "chat_template.jinja", "tekken.json"};
+                                             "chat_template.jinja", "tekken.json", "config.json",
+                                             "generation_config.json"};
     fl_status st = FL_OK;
     if (!is_folder(path)) {
         st = file_map_open(&files[ends_with(path, "tekken.json") ? 4 : ends_with(path, ".model")], path, err);
@@ -98,23 +99,47 @@ static fl_status open_files(const char *path, bool weights, file_map files[FILES
     return st;
 }
 
+/* A file of the folder as JSON; NULL when it is not there. */
+static fl_status parse(json_t **out, const file_map *file, const char *folder, const char *name, fl_err *err) {
+    json_error_t e;
+    *out = NULL;
+    if (!file->data) return FL_OK;
+    *out = json_loadb((const char *)file->data, file->size, JSON_ALLOW_NUL, &e);
+    if (*out) return FL_OK;
+    if (json_error_code(&e) == json_error_out_of_memory) return fl_fail(err, FL_ENOMEM, "%s/%s: no memory", folder, name);
+    return fl_fail(err, FL_EFORMAT, "%s/%s: %.100s (line %d, column %d)", folder, name, e.text, e.line, e.column);
+}
+
+/* eos_token_id is an id or a list of them. */
+static fl_status read_stops(fl_model *m, const file_map *file, const char *folder, const char *name, fl_err *err) {
+    json_t *root;
+    fl_status st = parse(&root, file, folder, name, err);
+    const json_t *v = json_object_get(root, "eos_token_id");
+    size_t n = json_is_array(v) ? json_array_size(v) : v && !json_is_null(v);
+    for (size_t i = 0; i < n && st == FL_OK; i++) {
+        const json_t *id = json_is_array(v) ? json_array_get(v, i) : v;
+        if (json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) < UINT32_MAX)
+            engine_add_stop(m, (uint32_t)json_integer_value(id));
+        else
+            st = fl_fail(err, FL_EFORMAT, "%s/%s: eos_token_id: a token id or a list of them is wanted", folder, name);
+    }
+    json_decref(root);
+    return st;
+}
+
 fl_status engine_open_text(fl_model *m, const char *path, bool weights, fl_err *err) {
     file_map files[FILES] = {0};
-    json_error_t e;
     json_t *config = NULL;
     fl_status st = open_files(path, weights, files, err);
-    if (st == FL_OK && files[2].data) {
-        config = json_loadb((const char *)files[2].data, files[2].size, JSON_ALLOW_NUL, &e);
-        if (!config)
-            st = fl_fail(err, FL_EFORMAT, "%s/tokenizer_config.json: %.100s (line %d, column %d)", path, e.text, e.line,
-                         e.column);
-    }
+    if (st == FL_OK) st = parse(&config, &files[2], path, "tokenizer_config.json", err);
     if (st == FL_OK) {
         if (!weights)
             m->config_status = fl_fail(&m->config_err, FL_EUNSUPPORTED, "%s has a tokenizer but no weights", path);
         m->tok_status = open_tok(m, files, config);
         open_template(m, config, &files[3]);
     }
+    if (st == FL_OK) st = read_stops(m, &files[5], path, "config.json", err);
+    if (st == FL_OK) st = read_stops(m, &files[6], path, "generation_config.json", err);
     for (int i = 0; i < FILES; i++) file_map_close(&files[i]);
     json_decref(config);
     return st;
