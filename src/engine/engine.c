@@ -3,6 +3,7 @@
 #include "base/assert.h"
 #include "base/mem.h"
 #include "engine/engine_int.h"
+#include "graph/weight.h"
 
 #include <string.h>
 
@@ -145,8 +146,9 @@ fl_status fl_engine_write_weight(fl_engine *e, const char *name, uint64_t row, u
     if (i == e->g->n_weights) return fl_fail(err, FL_EINVAL, "the model has no weight %s", name);
     const graph_weight *w = &e->g->weights[i];
     size_t row_bytes = dtype_row_bytes(w->type, w->k), want;
-    if (n_rows > w->n || row > w->n - n_rows)
-        return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %llu to %llu were given", name, w->n,
+    const uint32_t all = graph_weight_rows(w);
+    if (n_rows > all || row > all - n_rows)
+        return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %llu to %llu were given", name, all,
                        (unsigned long long)row, (unsigned long long)(row + n_rows));
     if (__builtin_mul_overflow(row_bytes, (size_t)n_rows, &want) || want != n_bytes)
         return fl_fail(err, FL_EINVAL, "weight %s: %llu rows of %s are %zu bytes, %zu were given", name,

@@ -16,7 +16,7 @@ bool model_has(const model_builder *b, int layer, const char *name, const char *
     return find(b, layer, name, suffix) != UINT32_MAX;
 }
 
-static compute compute_of(const model_builder *b, const dtype_info *type) {
+compute model_compute_of(const model_builder *b, const dtype_info *type) {
     if (b->compute != COMPUTE_AUTO) return b->compute;
     if (type->quantized) return COMPUTE_Q8;
     return type->type == DTYPE_F32 ? COMPUTE_F32 : COMPUTE_BF16;
@@ -54,7 +54,7 @@ static uint32_t named_weight(model_builder *b, int layer, const char *name, cons
     if (!take(b, layer, name, suffix, n, k, &t, full)) return 0;
     return graph_add_weight(b->g, &(graph_weight){.name = full,
                                                   .type = t.type->type,
-                                                  .compute = compute_of(b, t.type),
+                                                  .compute = model_compute_of(b, t.type),
                                                   .n = n,
                                                   .k = k,
                                                   .uses = use,
@@ -65,6 +65,10 @@ uint32_t model_weight(model_builder *b, int layer, const char *name, uint32_t n,
     return named_weight(b, layer, name, "weight", n, k, use);
 }
 
+uint32_t model_vector(model_builder *b, int layer, const char *name, const char *suffix, uint32_t k) {
+    return named_weight(b, layer, name, suffix, 1, k, GRAPH_USE_VECTOR);
+}
+
 uint32_t model_weight_rows(model_builder *b, int layer, const char *name, uint32_t n_all, uint32_t first, uint32_t n,
                            uint32_t k) {
     model_tensor t;
@@ -73,7 +77,7 @@ uint32_t model_weight_rows(model_builder *b, int layer, const char *name, uint32
     (void)snprintf(part, sizeof part, "%s[%u:%u]", full, first, first + n);
     return graph_add_weight(b->g, &(graph_weight){.name = part,
                                                   .type = t.type->type,
-                                                  .compute = compute_of(b, t.type),
+                                                  .compute = model_compute_of(b, t.type),
                                                   .n = n,
                                                   .k = k,
                                                   .uses = GRAPH_USE_MATMUL,
@@ -178,11 +182,23 @@ graph_value model_attention(model_builder *b, int layer, graph_value x) {
         q = graph_rope_heads(g, q, rope, c->d_k, graph_label(g, layer, "rope_q"));
         k = graph_rope_heads(g, k, rope, c->d_k, graph_label(g, layer, "rope_k"));
     }
-    uint32_t kv = graph_add_kv_layer(
-        g, &(graph_kv_group){
-               .window = l->sliding ? c->window : 0, .n_kv_heads = c->n_kv_heads, .d_k = c->d_k, .d_v = c->d_v});
+    if (c->qk_norm_after && !l->no_rope) {
+        q = graph_rmsnorm(g, q, GRAPH_NONE, c->d_k, c->eps, graph_label(g, layer, "q_norm"));
+        k = graph_rmsnorm(g, k, GRAPH_NONE, c->d_k, c->eps, graph_label(g, layer, "k_norm"));
+    }
+    if (c->pos_scale != 0 && l->no_rope)
+        q = graph_pos_scale(g, q, c->pos_scale, 1, c->pos_scale_every, graph_label(g, layer, "pos_scale"));
+    uint32_t kv = graph_add_kv_layer(g, &(graph_kv_group){.window = l->sliding ? c->window : 0,
+                                                          .chunked = l->sliding && c->chunked,
+                                                          .n_kv_heads = c->n_kv_heads,
+                                                          .d_k = c->d_k,
+                                                          .d_v = c->d_v});
     graph_value written = graph_kv_write(g, k, qkv[2], kv, graph_label(g, layer, "kv_write"));
     graph_value o = graph_attention(g, q, written, c->attn_scale, c->attn_softcap, graph_label(g, layer, "attention"));
+    if (c->sinks) {
+        const char *suffix = model_source_gguf(b->s) ? "weight" : "";
+        graph_attention_sinks(g, o, model_vector(b, layer, "attn_sinks", suffix, c->n_heads));
+    }
     o = product(b, layer, "attn_output", o, c->d_model, c->n_heads * c->d_v);
     return with_bias(b, layer, "attn_output", o, c->d_model, c->output_bias);
 }
@@ -198,6 +214,7 @@ static bool fused_ffn(const model_builder *b, int layer) {
 
 graph_value model_ffn(model_builder *b, int layer, graph_value x) {
     const model_config *c = b->c;
+    if (c->layers[layer].experts) return model_ffn_experts(b, layer, x);
     uint32_t at = 0;
     graph_value gate, up;
     if (!fused_ffn(b, layer)) {

@@ -6,9 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
-static const model_family *const families[] = {&model_llama,  &model_mistral, &model_qwen2,   &model_qwen3,
-                                               &model_phi3,   &model_granite, &model_smollm3, &model_gemma2,
-                                               &model_gemma3, &model_olmo2};
+static const model_family *const families[] = {&model_llama,   &model_mistral, &model_qwen2,       &model_qwen3,
+                                               &model_phi3,    &model_granite, &model_smollm3,     &model_gemma2,
+                                               &model_gemma3,  &model_olmo2,   &model_mixtral,     &model_qwen3_moe,
+                                               &model_gpt_oss, &model_llama4,  &model_deepseek_v2, &model_deepseek_v3};
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
 /* ---- which family ---- */
@@ -113,8 +114,8 @@ static fl_status read_sizes(model_config *c, const model_source *s, fl_err *err)
     st = model_get_u32_or(s, "attention.key_length", "head_dim", d_head, &c->d_k, err);
     if (st == FL_OK) st = model_get_u32_or(s, "attention.value_length", NULL, c->d_k, &c->d_v, err);
     if (st != FL_OK) return st;
-    if (c->d_k == 0 || c->d_k > 512 || c->d_k % 4 || c->d_v == 0 || c->d_v > 512 || c->d_v % 4)
-        return fl_fail(err, FL_EUNSUPPORTED, "heads of width %u and %u: multiples of 4 up to 512 are supported", c->d_k,
+    if (c->d_k == 0 || c->d_k > 576 || c->d_k % 4 || c->d_v == 0 || c->d_v > 576 || c->d_v % 4)
+        return fl_fail(err, FL_EUNSUPPORTED, "heads of width %u and %u: multiples of 4 up to 576 are supported", c->d_k,
                        c->d_v);
     c->attn_scale = 1.0f / sqrtf((float)c->d_k);
     return FL_OK;
@@ -203,18 +204,22 @@ static fl_status read_softcaps(model_config *c, const model_source *s, fl_err *e
     return FL_OK;
 }
 
-static fl_status check_unsupported(const model_source *s, fl_err *err) {
+/* gpt-oss publishes its experts in MXFP4, which the family reads by itself. */
+static fl_status check_unsupported(const model_config *c, const model_source *s, fl_err *err) {
     static const char *const keys[] = {"quantization_config", "dual_chunk_attention_config", "llama_4_scaling",
                                        "use_bidirectional_attention"};
     fl_status st = FL_OK;
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0] && st == FL_OK; i++) st = model_refuse(s, keys[i], err);
+    char method[64] = "";
+    if (c->family == &model_gpt_oss) st = model_get_text(s, NULL, "quantization_config.quant_method", method, err);
+    const size_t first = strcmp(method, "mxfp4") == 0;
+    for (size_t i = first; i < sizeof keys / sizeof keys[0] && st == FL_OK; i++) st = model_refuse(s, keys[i], err);
     return st;
 }
 
 fl_status model_configure(model_config *c, const model_source *s, fl_err *err) {
     *c = (model_config){.embed_scale = 1, .residual_scale = 1, .logit_scale = 1};
     fl_status st = read_family(c, s, err);
-    if (st == FL_OK) st = check_unsupported(s, err);
+    if (st == FL_OK) st = check_unsupported(c, s, err);
     if (st == FL_OK) st = read_sizes(c, s, err);
     if (st == FL_OK) st = model_rope_read(&c->rope, s, NULL, c->d_k, c->context_length, err);
     if (st == FL_OK) st = read_vocabulary(c, s, err);
