@@ -24,7 +24,7 @@ static fl_status read_attention(model_config *c, const model_source *s, fl_err *
     double scale;
     bool tuned, gguf = model_source_gguf(s) != NULL;
     fl_status st = model_read_no_rope(c, s, err);
-    if (st == FL_OK) st = model_get_u32_or(s, "attention.chunk_size", "attention_chunk_size", 8192, &c->window, err);
+    if (st == FL_OK) st = model_get_u32_or(s, NULL, "attention_chunk_size", 8192, &c->window, err);
     /* GGUF files do not say it: the large one, with 128 experts, has no norms. */
     if (st == FL_OK)
         st = model_get_bool_or(s, NULL, "use_qk_norm", gguf && c->experts.routing.n_experts != 128, &c->qk_norm_after,
