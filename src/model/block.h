@@ -26,8 +26,8 @@ struct model_family {
     void (*build)(model_builder *b);
 };
 
-extern const model_family model_llama, model_mistral, model_qwen2, model_qwen3, model_phi3, model_granite, model_smollm3,
-    model_gemma2, model_gemma3, model_olmo2;
+extern const model_family model_llama, model_mistral, model_qwen2, model_qwen3, model_phi3, model_granite,
+    model_smollm3, model_gemma2, model_gemma3, model_olmo2;
 
 /* Configuring. Window, and which layers slide. Where the source does not list them (layer_types) it is layer l when
  * l >= first and l + 1 is no multiple of the period (0: no period). */

@@ -6,8 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const model_family *const families[] = {&model_llama,   &model_mistral, &model_qwen2,  &model_qwen3,  &model_phi3,
-                                               &model_granite, &model_smollm3, &model_gemma2, &model_gemma3, &model_olmo2};
+static const model_family *const families[] = {&model_llama,  &model_mistral, &model_qwen2,   &model_qwen3,
+                                               &model_phi3,   &model_granite, &model_smollm3, &model_gemma2,
+                                               &model_gemma3, &model_olmo2};
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
 /* ---- which family ---- */

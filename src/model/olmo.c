@@ -2,9 +2,8 @@
  * Source: huggingface/transformers modeling_olmo2.py. */
 #include "model/block.h"
 
-static const model_name names[] = {{"post_attention_norm", "post_attention_layernorm"},
-                                   {"post_ffw_norm", "post_feedforward_layernorm"},
-                                   {NULL, NULL}};
+static const model_name names[] = {
+    {"post_attention_norm", "post_attention_layernorm"}, {"post_ffw_norm", "post_feedforward_layernorm"}, {NULL, NULL}};
 
 static fl_status configure(model_config *c, const model_source *s, fl_err *err) {
     c->qk_norm = true;
