@@ -83,7 +83,8 @@ uint32_t model_weight_rows(model_builder *b, int layer, const char *name, uint32
 static uint32_t add_rope(model_builder *b, const model_rope *r) {
     float inv_freq[MODEL_ROPE_PAIRS_MAX], scale;
     model_rope_compute(r, b->max_len, inv_freq, &scale);
-    return graph_add_rope(b->g, &(graph_rope){r->d, b->c->rope_half, scale, inv_freq});
+    return graph_add_rope(b->g,
+                          &(graph_rope){.d = r->d, .half = b->c->rope_half, .scale = scale, .inv_freq = inv_freq});
 }
 
 void model_ropes(model_builder *b) {

@@ -27,7 +27,7 @@ enum {
     CPU_PAGE_TOKENS = 32, /* positions of a cache page: one block of the bf16 rule */
     CPU_CHUNK_KEYS = 256, /* positions of an attention chunk */
     CPU_ATTN_ROWS = 8,    /* most query rows of one attention tile */
-    CPU_HEAD_MAX = 512,   /* widest head */
+    CPU_HEAD_MAX = 576,   /* widest head */
 };
 
 /* A weight [n, k] packed by weight_pack() of one kernel set. */
@@ -81,6 +81,12 @@ typedef struct {
     void (*silu_mul)(float *y, const float *gate, const float *up, uint32_t n); /* silu(gate) * up */
     void (*gelu_tanh_mul)(float *y, const float *gate, const float *up, uint32_t n);
     void (*softcap)(float *y, const float *x, float cap, uint32_t n); /* cap * tanh(x / cap) */
+    void (*layernorm)(float *y, const float *x, const float *w, uint32_t n, float eps);
+    /* g = min(gate, limit), u = clamp(up, -limit, limit): (g * sigmoid(alpha * g)) * (u + 1). */
+    void (*swiglu_clamp)(float *y, const float *gate, const float *up, float alpha, float limit, uint32_t n);
+    void (*sigmoid)(float *y, const float *x, uint32_t n);
+    void (*mul)(float *y, const float *a, const float *b, uint32_t n);
+    void (*add_scaled)(float *y, const float *x, float s, uint32_t n); /* y = fma(s, x, y) */
     /* cos and sin of (float)pos * inv_freq[i], i < n, with double-precision range reduction. */
     void (*rope_table)(float *cos, float *sin, uint32_t pos, const float *inv_freq, uint32_t n);
     /* Rotates the first d of x in place; half: pairs (i, i + d/2), else neighbours (2i, 2i+1). cos, sin [d/2]. */

@@ -25,9 +25,7 @@ static const cpu_weight *weight_of(const cpu_group *g, uint32_t m) {
     return &g->weights[cpu_node(g, g->g->mains[m])->weight]->packed;
 }
 
-static uint32_t rows_max(const cpu_group *g) {
-    return g->g->rows == GRAPH_ROWS_T ? g->plan->ranges.tokens : g->plan->ranges.rows;
-}
+static uint32_t rows_max(const cpu_group *g) { return graph_plan_rows_max(g->plan, g->g->rows); }
 
 static size_t act_bytes_few(const cpu_group *g) {
     const cpu_weight *w = weight_of(g, 0);
@@ -85,14 +83,14 @@ static cpu_act convert(const cpu_group *g, const cpu_step *s, uint32_t rows, uin
 }
 
 /* The value that main m's tiles end in: its last post op, or itself. */
-static graph_value tail_of(const cpu_group *g, uint32_t m) {
+graph_value cpu_tail_of(const cpu_group *g, uint32_t m) {
     graph_value v = g->g->mains[m];
     for (uint32_t i = 0; i < g->g->n_post; i++)
         if (g->g->post_main[i] == m) v = g->g->post[i];
     return v;
 }
 
-static void post_ops(const cpu_group *g, const cpu_step *s, uint32_t m, const cpu_block *b) {
+void cpu_post_ops(const cpu_group *g, const cpu_step *s, uint32_t m, const cpu_block *b) {
     graph_value x = g->g->paired ? g->g->post[0] : g->g->mains[m];
     for (uint32_t i = g->g->paired; i < g->g->n_post; i++) {
         if (g->g->post_main[i] != m) continue;
@@ -114,17 +112,6 @@ static void prefetch_posts(const cpu_group *g, const cpu_step *s, uint32_t m, ui
     }
 }
 
-/* The op of a pair on n columns: y of main 0, x of main 1. */
-static void combine(const cpu_group *g, float *y, const float *x, uint32_t n) {
-    const cpu_row_kernels *k = g->set->row;
-    switch (cpu_node(g, g->g->post[0])->op) {
-        case OP_ADD: k->add(y, y, x, n); return;
-        case OP_SILU_MUL: k->silu_mul(y, y, x, n); return;
-        case OP_GELU_TANH_MUL: k->gelu_tanh_mul(y, y, x, n); return;
-        default: fl_assert(0 && "an op of two inputs");
-    }
-}
-
 typedef struct {
     const cpu_group *g;
     const cpu_step *s;
@@ -138,7 +125,7 @@ static void run_tile(const tile_job *j, uint32_t m, uint32_t tile) {
     const cpu_group *g = j->g;
     const cpu_matmul_kernels *k = g->set->matmul;
     const cpu_weight *w[2] = {weight_of(g, m), g->g->paired ? weight_of(g, 1) : NULL};
-    const graph_value out = tail_of(g, m);
+    const graph_value out = cpu_tail_of(g, m);
     const uint32_t rows = j->a->n_tokens, col = tile * CPU_TILE_ROWS, width = cpu_node(g, out)->cols;
     const uint32_t n = width - col < CPU_TILE_ROWS ? width - col : CPU_TILE_ROWS;
     const bool panels = rows > CPU_FEW_TOKENS, direct = n == CPU_TILE_ROWS && !g->g->paired;
@@ -151,8 +138,9 @@ static void run_tile(const tile_job *j, uint32_t m, uint32_t tile) {
         for (int side = 0; side < 2 && w[side]; side++)
             k->product(w[side], tile, panels ? j->panel[side] : NULL, j->a, t0, nt, side ? j->block[1] : y, stride);
         for (uint32_t t = 0; t < nt && g->g->paired; t++)
-            combine(g, y + t * stride, j->block[1] + t * CPU_TILE_ROWS, n);
-        post_ops(g, j->s, m, &(cpu_block){t0, nt, col, n, y, stride});
+            cpu_binary(g, cpu_node(g, g->g->post[0]), y + t * stride, y + t * stride, j->block[1] + t * CPU_TILE_ROWS,
+                       n);
+        cpu_post_ops(g, j->s, m, &(cpu_block){t0, nt, col, n, y, stride});
         for (uint32_t t = 0; t < nt && !direct; t++)
             memcpy(cpu_value_row(g, j->s, out, t0 + t) + col, y + t * stride, n * sizeof *y);
     }
