@@ -85,8 +85,8 @@ static fl_status open_tok(fl_model *m, const file_map files[FILES], const json_t
 
 /* Of a folder all files are wanted, a lone file stands alone. */
 static fl_status open_files(const char *path, bool weights, file_map files[FILES], fl_err *err) {
-    static const char *const names[FILES] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-                                             "chat_template.jinja", "tekken.json", "config.json",
+    static const char *const names[FILES] = {"tokenizer.json",        "tokenizer.model", "tokenizer_config.json",
+                                             "chat_template.jinja",   "tekken.json",     "config.json",
                                              "generation_config.json"};
     fl_status st = FL_OK;
     if (!is_folder(path)) {
@@ -106,7 +106,8 @@ static fl_status parse(json_t **out, const file_map *file, const char *folder, c
     if (!file->data) return FL_OK;
     *out = json_loadb((const char *)file->data, file->size, JSON_ALLOW_NUL, &e);
     if (*out) return FL_OK;
-    if (json_error_code(&e) == json_error_out_of_memory) return fl_fail(err, FL_ENOMEM, "%s/%s: no memory", folder, name);
+    if (json_error_code(&e) == json_error_out_of_memory)
+        return fl_fail(err, FL_ENOMEM, "%s/%s: no memory", folder, name);
     return fl_fail(err, FL_EFORMAT, "%s/%s: %.100s (line %d, column %d)", folder, name, e.text, e.line, e.column);
 }
 
