@@ -10,7 +10,8 @@ static fl_status configure_mixtral(model_config *c, const model_source *s, fl_er
     return st == FL_OK ? model_read_layers(c, s, 0, 0, err) : st;
 }
 
-/* Layers in mlp_only_layers have no experts, nor those between every decoder_sparse_step-th one. */
+/* Layers in mlp_only_layers have no experts, nor those between every decoder_sparse_step-th one; in a GGUF file, those
+ * without a router. */
 static fl_status read_dense_layers(model_config *c, const model_source *s, fl_err *err) {
     double dense[MODEL_LAYERS_MAX];
     uint32_t step, n;
@@ -20,7 +21,10 @@ static fl_status read_dense_layers(model_config *c, const model_source *s, fl_er
         st = fl_fail(err, FL_EFORMAT, "config.json: decoder_sparse_step %u or %u mlp_only_layers do not work", step, n);
     if (st == FL_OK && n) st = model_list_f64(s, "mlp_only_layers", n, dense, err);
     if (st != FL_OK) return st;
-    for (uint32_t i = 0; i < c->n_layers; i++) c->layers[i].experts = (i + 1) % step == 0;
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        c->layers[i].experts = model_source_gguf(s)
+                                   ? model_source_find(s, NULL, (int)i, "ffn_gate_inp", "weight") != UINT32_MAX
+                                   : (i + 1) % step == 0;
     for (uint32_t i = 0; i < n; i++)
         if (dense[i] >= 0 && dense[i] < c->n_layers) c->layers[(uint32_t)dense[i]].experts = false;
     return FL_OK;

@@ -285,11 +285,10 @@ static fl_status missing(const model_source *s, const char *gguf, const char *hf
 }
 
 static fl_status wrong(const char *key, const char *wanted, const json_t *found, fl_err *err) {
-    char *text = json_dumps(found, JSON_ENCODE_ANY | JSON_COMPACT);
-    fl_status st = fl_fail(err, FL_EFORMAT, "config.json: %s: %s is wanted, %.60s was found", key, wanted,
-                           text ? text : "something else");
-    base_free(text);
-    return st;
+    char text[64] = ""; /* what does not fit is left out */
+    (void)json_dumpb(found, text, sizeof text - 1, JSON_ENCODE_ANY | JSON_COMPACT);
+    return fl_fail(err, FL_EFORMAT, "config.json: %s: %s is wanted, %s was found", key, wanted,
+                   *text ? text : "something else");
 }
 
 fl_status model_get_u32(const model_source *s, const char *gguf, const char *hf, uint32_t *out, fl_err *err) {
