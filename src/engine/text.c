@@ -3,10 +3,10 @@
  * opened, and says why. */
 #include "engine/engine_int.h"
 
+#include "base/json.h"
 #include "base/mem.h"
 #include "file/map.h"
 
-#include <jansson.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -101,14 +101,9 @@ static fl_status open_files(const char *path, bool weights, file_map files[FILES
 
 /* A file of the folder as JSON; NULL when it is not there. */
 static fl_status parse(json_t **out, const file_map *file, const char *folder, const char *name, fl_err *err) {
-    json_error_t e;
     *out = NULL;
-    if (!file->data) return FL_OK;
-    *out = json_loadb((const char *)file->data, file->size, JSON_ALLOW_NUL, &e);
-    if (*out) return FL_OK;
-    if (json_error_code(&e) == json_error_out_of_memory)
-        return fl_fail(err, FL_ENOMEM, "%s/%s: no memory", folder, name);
-    return fl_fail(err, FL_EFORMAT, "%s/%s: %.100s (line %d, column %d)", folder, name, e.text, e.line, e.column);
+    fl_status st = file->data ? base_json_read(out, file->data, file->size, name, JSON_ALLOW_NUL, err) : FL_OK;
+    return st == FL_OK ? FL_OK : fl_wrap(err, st, "%s", folder);
 }
 
 /* eos_token_id is an id or a list of them. */

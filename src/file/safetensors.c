@@ -4,11 +4,11 @@
 
 #include "base/arena.h"
 #include "base/buf.h"
+#include "base/json.h"
 #include "base/map.h"
 #include "base/mem.h"
 #include "file/map.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -62,23 +62,6 @@ const file_safetensors_tensor *file_safetensors_tensor_at(const file_safetensors
 
 uint32_t file_safetensors_find(const file_safetensors *s, const char *name) {
     return base_map_find(&s->map, name, strlen(name)); /* BASE_MAP_NONE is UINT32_MAX */
-}
-
-/* ---- JSON ---- */
-
-/* The object in n bytes of JSON; what names it in errors. */
-static fl_status parse(json_t **out, const char *what, const void *data, size_t n, fl_err *err) {
-    json_error_t e;
-    *out = json_loadb(data, n, JSON_REJECT_DUPLICATES, &e);
-    if (!*out && json_error_code(&e) == json_error_out_of_memory)
-        return fl_fail(err, FL_ENOMEM, "%s of %zu bytes: no memory", what, n);
-    if (!*out)
-        return fl_fail(err, FL_EFORMAT, "%s is no valid JSON: %.120s (line %d, column %d)", what, e.text, e.line,
-                       e.column);
-    if (json_is_object(*out)) return FL_OK;
-    json_decref(*out);
-    *out = NULL;
-    return fl_fail(err, FL_EFORMAT, "%s is no JSON object", what);
 }
 
 static fl_status check_name(const char *name, fl_err *err) {
@@ -215,7 +198,7 @@ static fl_status read_part(file_safetensors *s, const file_map *m, fl_err *err) 
     json_t *root, *v;
     const char *name;
     uint32_t first = s->n_tensors;
-    fl_status st = parse(&root, "the header", m->data + 8, (size_t)n, err);
+    fl_status st = base_json_read(&root, m->data + 8, (size_t)n, "the header", 0, err);
     if (st != FL_OK) return st;
     json_object_foreach(root, name, v) {
         st = strcmp(name, "__metadata__") == 0 ? check_metadata(v, err) : add_tensor(s, name, v, m, (size_t)n + 8, err);
@@ -319,7 +302,7 @@ static fl_status open_index(file_safetensors *s, const char *path, fl_err *err) 
     fl_status st = file_map_open(&m, path, err);
     if (st != FL_OK) return fl_wrap(err, st, "model.safetensors.index.json");
     st = m.size <= FILE_SAFETENSORS_HEADER_MAX
-             ? parse(&root, "the index", m.data, m.size, err)
+             ? base_json_read(&root, m.data, m.size, "the index", 0, err)
              : fl_fail(err, FL_EFORMAT, "the index has %zu bytes, at most %d", m.size, FILE_SAFETENSORS_HEADER_MAX);
     file_map_close(&m);
     const json_t *weights = json_object_get(root, "weight_map");

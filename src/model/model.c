@@ -114,8 +114,8 @@ static fl_status read_sizes(model_config *c, const model_source *s, fl_err *err)
     st = model_get_u32_or(s, "attention.key_length", "head_dim", d_head, &c->d_k, err);
     if (st == FL_OK) st = model_get_u32_or(s, "attention.value_length", NULL, c->d_k, &c->d_v, err);
     if (st != FL_OK) return st;
-    if (c->d_k == 0 || c->d_k > 576 || c->d_k % 4 || c->d_v == 0 || c->d_v > 576 || c->d_v % 4)
-        return fl_fail(err, FL_EUNSUPPORTED, "heads of width %u and %u: multiples of 4 up to 576 are supported", c->d_k,
+    if (c->d_k == 0 || c->d_k > 576 || c->d_k % 2 || c->d_v == 0 || c->d_v > 576)
+        return fl_fail(err, FL_EUNSUPPORTED, "heads of width %u and %u: even widths up to 576 are supported", c->d_k,
                        c->d_v);
     c->attn_scale = 1.0f / sqrtf((float)c->d_k);
     return FL_OK;

@@ -1,10 +1,10 @@
 #include "model/source.h"
 
 #include "base/buf.h"
+#include "base/json.h"
 #include "base/mem.h"
 #include "file/map.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,16 +62,10 @@ size_t model_source_bytes(const model_source *s) {
 }
 
 static fl_status parse_config(model_source *s, const char *text, size_t n, fl_err *err) {
-    json_error_t e;
-    s->config = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
-    if (!s->config && json_error_code(&e) == json_error_out_of_memory)
-        return fl_fail(err, FL_ENOMEM, "config.json: no memory");
-    if (!json_is_object(s->config))
-        return fl_fail(err, FL_EFORMAT, "config.json: is no JSON object%s%.100s", s->config ? "" : ": ",
-                       s->config ? "" : e.text);
+    fl_status st = base_json_read(&s->config, text, n, "config.json", 0, err);
     const json_t *inner = json_object_get(s->config, "text_config");
     s->text = json_is_object(inner) ? inner : s->config;
-    return FL_OK;
+    return st;
 }
 
 static fl_status read_config(model_source *s, const char *folder, fl_err *err) {
@@ -285,10 +279,9 @@ static fl_status missing(const model_source *s, const char *gguf, const char *hf
 }
 
 static fl_status wrong(const char *key, const char *wanted, const json_t *found, fl_err *err) {
-    char text[64] = ""; /* what does not fit is left out */
-    (void)json_dumpb(found, text, sizeof text - 1, JSON_ENCODE_ANY | JSON_COMPACT);
+    char text[80];
     return fl_fail(err, FL_EFORMAT, "config.json: %s: %s is wanted, %s was found", key, wanted,
-                   *text ? text : "something else");
+                   base_json_describe(found, text));
 }
 
 fl_status model_get_u32(const model_source *s, const char *gguf, const char *hf, uint32_t *out, fl_err *err) {
