@@ -145,6 +145,7 @@ typedef struct {
     double load_ms, compile_ms;
     uint64_t n_steps, n_prompt_tokens, n_output_tokens; /* since open */
     uint64_t n_step_allocations;                        /* made inside steps: 0 */
+    uint64_t token_bytes; /* of weights that one token alone reads: of experts, those that it is sent to */
 } fl_engine_info;
 
 FL_API void fl_engine_info_init(fl_engine_info *info);

@@ -344,6 +344,10 @@ static void as_json(const bench *b, const fl_engine_info *e, base_buf *out) {
     json_model(out, b);
     cmd_json_key(out, "profile");
     cmd_json_string(out, e->profile);
+    cmd_json_key(out, "weight_bytes");
+    cmd_json_count(out, e->weight_bytes);
+    cmd_json_key(out, "weight_bytes_per_token");
+    cmd_json_count(out, e->token_bytes);
     cmd_json_key(out, "results");
     cmd_json_open(out, '[');
     for (size_t i = 0; i < b->n_cases; i++) json_case(out, &b->cases[i]);
@@ -355,11 +359,11 @@ static void as_json(const bench *b, const fl_engine_info *e, base_buf *out) {
 }
 
 /* A table is rows of cells; the three formats only differ in what stands between them. */
-enum { COLUMNS = 11, CELL_BYTES = 64 };
+enum { COLUMNS = 12, CELL_BYTES = 64 };
 typedef char row[COLUMNS][CELL_BYTES];
 static const char *const heads[COLUMNS] = {"model", "types", "device", "isa", "threads", "profile",
-                                           "test",  "depth", "tok/s",  "min", "max"};
-static const int widths[COLUMNS] = {-20, -14, -6, -8, 7, -7, -11, 6, 9, 9, 9}; /* below 0: to the left */
+                                           "test",  "depth", "tok/s",  "min", "max",     "MB/tok"};
+static const int widths[COLUMNS] = {-20, -14, -6, -8, 7, -7, -11, 6, 9, 9, 9, 9}; /* below 0: to the left */
 
 static void print_row(base_buf *out, const char *format, const char *const cells[COLUMNS]) {
     bool csv = strcmp(format, "csv") == 0, md = strcmp(format, "md") == 0;
@@ -388,6 +392,7 @@ static void fill_row(row r, const bench *b, const fl_engine_info *e, const bench
     snprintf(r[8], CELL_BYTES, "%.2f", s.median);
     snprintf(r[9], CELL_BYTES, "%.2f", s.min);
     snprintf(r[10], CELL_BYTES, "%.2f", s.max);
+    snprintf(r[11], CELL_BYTES, "%.1f", (double)e->token_bytes / 1e6); /* of weights, where a token is alone */
 }
 
 static void as_table(const bench *b, const fl_engine_info *e, const char *format, base_buf *out) {

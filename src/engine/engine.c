@@ -63,7 +63,8 @@ void fl_engine_get_info(fl_engine *e, fl_engine_info *info) {
                           .n_steps = atomic_load(&e->n_steps),
                           .n_prompt_tokens = atomic_load(&e->n_prompt_tokens),
                           .n_output_tokens = atomic_load(&e->n_output_tokens),
-                          .n_step_allocations = atomic_load(&e->n_step_allocations)};
+                          .n_step_allocations = atomic_load(&e->n_step_allocations),
+                          .token_bytes = e->token_bytes};
     e->vt->describe(e->dev, &all.cpu_isa, &all.n_threads);
     for (uint32_t i = 0; i < e->g->n_kv; i++)
         if (e->g->kv[i].window == 0 || e->g->n_kv == 1) all.kv_cache_tokens = (uint64_t)e->kv_pages[i] * KV_PAGE_TOKENS;

@@ -88,6 +88,18 @@ static fl_status load_laid_out(fl_engine *e, const graph_weight *w, dev_weight *
     return st;
 }
 
+/* What the products of one token read. */
+static uint64_t token_bytes(const fl_engine *e) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < e->g->n_nodes; i++) {
+        const graph_node *n = &e->g->nodes[i];
+        if (n->op != OP_MATMUL && n->op != OP_HEAD_MATMUL && n->op != OP_EXPERT_MATMUL) continue;
+        uint64_t all = e->vt->weight_bytes(e->weights[n->weight]);
+        bytes += n->op == OP_EXPERT_MATMUL ? all / e->g->weights[n->weight].n_stack * e->g->top_k : all;
+    }
+    return bytes;
+}
+
 static fl_status load_weights(fl_engine *e, fl_err *err) {
     const graph *g = e->g;
     e->weights = base_calloc(g->n_weights + 1, sizeof *e->weights);
@@ -109,6 +121,7 @@ static fl_status load_weights(fl_engine *e, fl_err *err) {
         if (st != FL_OK) return fl_wrap(err, st, "loading weights");
         e->weight_bytes += e->vt->weight_bytes(e->weights[i]);
     }
+    e->token_bytes = token_bytes(e);
     model_source_forget(
         e->model->source); /* packed copies are used from here on: the file's pages need not stay resident */
     return FL_OK;

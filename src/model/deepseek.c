@@ -30,6 +30,8 @@ static fl_status read_mla(model_config *c, const model_source *s, fl_err *err) {
         return fl_fail(err, FL_EFORMAT,
                        "attention over a latent of %u, heads of %u and %u with RoPE, values of %u, does not work",
                        m->kv_lora, m->d_nope, m->d_rope, c->d_v);
+    /* Some small files name a rank that they do not use. */
+    if (gguf && model_source_find(s, NULL, 0, "attn_q", "weight") != UINT32_MAX) m->q_lora = 0;
     c->d_k = m->d_nope + m->d_rope;
     c->n_kv_heads = c->n_heads;
     return FL_OK;
@@ -110,7 +112,9 @@ static fl_status configure(model_config *c, const model_source *s, bool v3, fl_e
     if (st == FL_OK) st = read_routing(c, s, v3, err);
     if (st == FL_OK) st = read_mla(c, s, err);
     if (st == FL_OK) st = read_scale(c, s, err);
-    c->rope_half = false;
+    bool adjacent = true;
+    if (st == FL_OK) st = model_get_bool_or(s, NULL, "rope_interleave", true, &adjacent, err);
+    c->rope_half = !adjacent;
     return st;
 }
 

@@ -20,6 +20,15 @@ static fl_status read_moe_layers(model_config *c, const model_source *s, fl_err 
     return FL_OK;
 }
 
+/* Published configurations say true, or a number. */
+static fl_status read_tuning(const model_source *s, bool *on, fl_err *err) {
+    uint32_t n;
+    if (model_get_bool_or(s, NULL, "attn_temperature_tuning", true, on, NULL) == FL_OK) return FL_OK;
+    fl_status st = model_get_u32_or(s, NULL, "attn_temperature_tuning", 1, &n, err);
+    *on = st == FL_OK && n != 0;
+    return st;
+}
+
 static fl_status read_attention(model_config *c, const model_source *s, fl_err *err) {
     double scale;
     bool tuned, gguf = model_source_gguf(s) != NULL;
@@ -29,7 +38,7 @@ static fl_status read_attention(model_config *c, const model_source *s, fl_err *
     if (st == FL_OK)
         st = model_get_bool_or(s, NULL, "use_qk_norm", gguf && c->experts.routing.n_experts != 128, &c->qk_norm_after,
                                err);
-    if (st == FL_OK) st = model_get_bool_or(s, NULL, "attn_temperature_tuning", true, &tuned, err);
+    if (st == FL_OK) st = read_tuning(s, &tuned, err);
     if (st == FL_OK) st = model_get_f64_or(s, "attention.temperature_scale", "attn_scale", 0.1, &scale, err);
     if (st == FL_OK)
         st = model_get_u32_or(s, "attention.temperature_length", "floor_scale", 8192, &c->pos_scale_every, err);

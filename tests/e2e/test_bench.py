@@ -2,13 +2,14 @@
 import csv
 import io
 
+import folders
 from flambeau import Case, run, tiny
 
 
 class Bench(Case):
     def test_json(self):
         out = self.json("bench", tiny(), "-p", "8,16", "-n", "4", "-b", "1,3", "-d", "0,20", "-r", "2")
-        self.assertEqual(list(out), ["machine", "model", "profile", "results", "rss_peak_bytes"])
+        self.assertEqual(list(out), ["machine", "model", "profile", "weight_bytes", "weight_bytes_per_token", "results", "rss_peak_bytes"])
         self.assertEqual([(r["test"], r["depth"]) for r in out["results"]],
                          [(t, d) for d in (0, 20) for t in ("pp8", "pp16", "tg4", "tg4xb3")])
         for r in out["results"]:
@@ -17,6 +18,16 @@ class Bench(Case):
             self.assertTrue(0 < speed["min"] <= speed["median"] <= speed["max"], r)
         self.assertTrue(out["machine"]["isa"] and out["machine"]["cpu"] and out["machine"]["threads"] >= 1)
         self.assertEqual(out["model"]["architecture"], "llama")
+
+    def test_bytes_of_experts(self):
+        """A token of the tiny Mixtral reads 2 of 5 experts: everything but the embedding and three fifths of them."""
+        folder = folders.TINY / "mixtral"
+        out = self.json("bench", folder, "-p", "4", "-n", "2", "-r", "1")
+        packed = {n: t for n, t in folders.read(folder).items() if not n.endswith(("norm.weight", "embed_tokens.weight"))}
+        rows = {n: (-(-t[1][0] // 16) * 16) * t[1][1] * 4 for n, t in packed.items()}  # in tiles of 16 rows
+        experts = sum(b for n, b in rows.items() if ".experts." in n)
+        self.assertEqual(out["weight_bytes_per_token"], sum(rows.values()) - experts * 3 // 5)
+        self.assertGreater(out["weight_bytes"], sum(rows.values()))
 
     def test_ranges(self):
         out = self.json("bench", tiny(), "-p", "4-16*2", "-n", "2-4", "-r", "1")

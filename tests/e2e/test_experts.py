@@ -95,6 +95,26 @@ class Experts(Case):
             change(tensors)
         self.refused(code, words, "score", folders.copy(name, config, tensors), "--tokens", "1,2")
 
+    def test_what_configurations_may_say(self):
+        """Scaling by position as a number; halves instead of neighbours, with the rows of the rotary parts moved to match."""
+        wanted = self.logits(folders.TINY / "llama4")
+        self.assertTrue(self.logits(folders.copy("llama4", {"attn_temperature_tuning": 4})) == wanted)
+        self.assertFalse(self.logits(folders.copy("llama4", {"attn_temperature_tuning": 0})) == wanted)
+        c = json.loads((folders.TINY / "deepseek-v3" / "config.json").read_text())
+        nope, rope, latent, tensors = c["qk_nope_head_dim"], c["qk_rope_head_dim"], c["kv_lora_rank"], folders.read(folders.TINY / "deepseek-v3")
+        order = [2 * i for i in range(rope // 2)] + [2 * i + 1 for i in range(rope // 2)]
+        for name, (dtype, shape, data) in tensors.items():
+            fixed, heads = (nope, c["num_attention_heads"]) if "q_b_proj" in name else (latent, 1) if "kv_a_proj" in name else (0, 0)
+            step, rows = len(data) // shape[0], []
+            for h in range(heads):
+                first = h * (fixed + rope)
+                rows += [first + i for i in range(fixed)] + [first + fixed + i for i in order]
+            if rows:
+                tensors[name] = dtype, shape, b"".join(data[r * step:(r + 1) * step] for r in rows)
+        found = self.logits(folders.copy("deepseek-v3", {"rope_interleave": False}, tensors))
+        far = max(abs(a - b) for a, b in zip(array.array("f", found), array.array("f", self.logits(folders.TINY / "deepseek-v3"))))
+        self.assertLess(far, 1e-4)
+
     def test_bad_tensors(self):
         def drop(t):
             del t["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
