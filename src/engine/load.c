@@ -94,8 +94,11 @@ static uint64_t token_bytes(const fl_engine *e) {
     for (uint32_t i = 0; i < e->g->n_nodes; i++) {
         const graph_node *n = &e->g->nodes[i];
         if (n->op != OP_MATMUL && n->op != OP_HEAD_MATMUL && n->op != OP_EXPERT_MATMUL) continue;
+        const graph_weight *w = &e->g->weights[n->weight];
         uint64_t all = e->vt->weight_bytes(e->weights[n->weight]);
-        bytes += n->op == OP_EXPERT_MATMUL ? all / e->g->weights[n->weight].n_stack * e->g->top_k : all;
+        /* Rows of an embedding that were written, and so are kept beside the packed ones. */
+        if (w->uses & GRAPH_USE_EMBED && w->layout) all -= (uint64_t)w->n * dtype_row_bytes(w->type, w->k);
+        bytes += n->op == OP_EXPERT_MATMUL ? all / w->n_stack * e->g->top_k : all;
     }
     return bytes;
 }

@@ -14,6 +14,7 @@ typedef enum {
     GRAPH_LAYOUT_PARTS,   /* each slice a block of rows of its own */
     GRAPH_LAYOUT_STRIDES, /* single elements of a plain type (F32, F16, BF16), anywhere */
     GRAPH_LAYOUT_MXFP4,   /* codes and scales in two tensors; the weight's type is MXFP4 */
+    GRAPH_LAYOUT_RANDOM,  /* nowhere: random values of about 1 / sqrt(k), about 1 in vectors; the same each time */
 } graph_layout_kind;
 
 struct graph_layout {
@@ -25,6 +26,8 @@ struct graph_layout {
     uint64_t first, slice, row, col;
     const uint8_t *scales;
 };
+
+extern const graph_layout graph_layout_random;
 
 /* Rows of all slices together. */
 static inline uint32_t graph_weight_rows(const graph_weight *w) { return w->n * (w->n_stack ? w->n_stack : 1); }

@@ -1,5 +1,6 @@
 #include "model/block.h"
 
+#include "graph/weight.h"
 #include "tensor/dtype.h"
 
 #include <math.h>
@@ -22,6 +23,19 @@ compute model_compute_of(const model_builder *b, const dtype_info *type) {
     return type->type == DTYPE_F32 ? COMPUTE_F32 : COMPUTE_BF16;
 }
 
+void model_make_up(const model_builder *b, const char *name, uint32_t n_stack, uint32_t n, uint32_t k, bool vector,
+                   model_tensor *t) {
+    const dtype_info *type = model_source_shape(b->s);
+    if (k % type->block_elems) type = dtype_find(k % 32 ? DTYPE_BF16 : DTYPE_Q8_0);
+    if (vector) type = dtype_find(DTYPE_F32);
+    *t = (model_tensor){.name = name,
+                        .type_name = type->name,
+                        .type = type,
+                        .n_dims = 3,
+                        .dims = {k, n, n_stack},
+                        .n_elems = (int64_t)n_stack * n * k};
+}
+
 /* The tensor, checked against [n, k]; its canonical name for messages and the graph in `full`. */
 static bool take(model_builder *b, int layer, const char *name, const char *suffix, uint32_t n, uint32_t k,
                  model_tensor *t, char full[NAME_BYTES]) {
@@ -31,6 +45,10 @@ static bool take(model_builder *b, int layer, const char *name, const char *suff
         (void)snprintf(full, NAME_BYTES, "%s.%s", name, suffix);
     else
         (void)snprintf(full, NAME_BYTES, "blk.%d.%s.%s", layer, name, suffix);
+    if (model_source_shape(b->s)) {
+        model_make_up(b, full, 1, n, k, n == 1, t);
+        return true;
+    }
     if (i == UINT32_MAX) {
         b->status = fl_fail(b->err, FL_EFORMAT, "tensor %s is missing", full);
         return false;
@@ -58,7 +76,8 @@ static uint32_t named_weight(model_builder *b, int layer, const char *name, cons
                                                   .n = n,
                                                   .k = k,
                                                   .uses = use,
-                                                  .data = t.data});
+                                                  .data = t.data,
+                                                  .layout = t.data ? NULL : &graph_layout_random});
 }
 
 uint32_t model_weight(model_builder *b, int layer, const char *name, uint32_t n, uint32_t k, unsigned use) {
@@ -126,8 +145,9 @@ static uint32_t offset_weight(model_builder *b, int layer, const char *name, uin
 }
 
 graph_value model_norm(model_builder *b, int layer, const char *name, graph_value x, uint32_t width) {
-    uint32_t w = b->c->norm_offset != 0 ? offset_weight(b, layer, name, width)
-                                        : model_weight(b, layer, name, 1, width, GRAPH_USE_VECTOR);
+    uint32_t w = b->c->norm_offset != 0 && !model_source_shape(b->s)
+                     ? offset_weight(b, layer, name, width)
+                     : model_weight(b, layer, name, 1, width, GRAPH_USE_VECTOR);
     return graph_rmsnorm(b->g, x, w, width, b->c->eps, graph_label(b->g, layer, name));
 }
 

@@ -53,6 +53,13 @@ uint32_t model_stack(model_builder *b, int layer, const char *name, uint32_t n_s
 /* A tensor of a layer, marked as used, its shape and type unchecked; false: b has failed. table: NULL: the family's. */
 bool model_take(model_builder *b, const model_name *table, int layer, const char *name, const char *suffix,
                 model_tensor *t);
+/* For a source without tensors: the one that a weight [n_stack, n, k] would be. name is borrowed. */
+void model_make_up(const model_builder *b, const char *name, uint32_t n_stack, uint32_t n, uint32_t k, bool vector,
+                   model_tensor *t);
+/* Whether stacks lie as they are used, or would: folders keep them in other ways. */
+static inline bool model_has_stacks(const model_builder *b) {
+    return model_source_gguf(b->s) || model_source_shape(b->s);
+}
 /* A weight like `like`, whose name, compute type and copy of the layout are made here. */
 uint32_t model_add_stack(model_builder *b, int layer, const char *name, const graph_weight *like);
 compute model_compute_of(const model_builder *b, const dtype_info *type);

@@ -132,7 +132,7 @@ static uint32_t head_weights(model_builder *b, int layer, bool values) {
     const uint32_t r = c->mla.kv_lora, d = c->mla.d_nope + c->d_v;
     const uint32_t n = values ? c->d_v : r, k = values ? r : c->mla.d_nope;
     const char *name = values ? "attn_v_b" : "attn_k_b";
-    if (model_source_gguf(b->s)) return model_stack(b, layer, name, c->n_heads, n, k);
+    if (model_has_stacks(b)) return model_stack(b, layer, name, c->n_heads, n, k);
     model_tensor t;
     if (!model_take(b, NULL, layer, "attn_kv_b", "weight", &t)) return 0;
     if (t.dims[0] != r || t.dims[1] != (int64_t)c->n_heads * d || t.n_elems != (int64_t)c->n_heads * d * r || !t.type ||

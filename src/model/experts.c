@@ -101,12 +101,19 @@ uint32_t model_add_stack(model_builder *b, int layer, const char *name, const gr
 
 uint32_t model_stack(model_builder *b, int layer, const char *name, uint32_t n_stack, uint32_t n, uint32_t k) {
     model_tensor t;
-    if (!model_take(b, NULL, layer, name, "weight", &t) || !has_dims(b, &t, k, n, n_stack) || !has_type(b, &t, false))
+    if (model_source_shape(b->s))
+        model_make_up(b, name, n_stack, n, k, false, &t);
+    else if (!model_take(b, NULL, layer, name, "weight", &t) || !has_dims(b, &t, k, n, n_stack) ||
+             !has_type(b, &t, false))
         return 0;
-    return model_add_stack(
-        b, layer, name,
-        &(graph_weight){
-            .type = t.type->type, .n = n, .k = k, .n_stack = n_stack, .uses = GRAPH_USE_MATMUL, .data = t.data});
+    return model_add_stack(b, layer, name,
+                           &(graph_weight){.type = t.type->type,
+                                           .n = n,
+                                           .k = k,
+                                           .n_stack = n_stack,
+                                           .uses = GRAPH_USE_MATMUL,
+                                           .data = t.data,
+                                           .layout = t.data ? NULL : &graph_layout_random});
 }
 
 /* A tensor per expert; `pattern` names them. */
@@ -195,7 +202,7 @@ static uint32_t expert_stack(model_builder *b, int layer, projection p) {
     const model_config *c = b->c;
     const uint32_t n = p == DOWN ? c->d_model : c->experts.d_ff, k = p == DOWN ? c->experts.d_ff : c->d_model;
     const char *pattern = folder_name(b, names[p]);
-    if (model_source_gguf(b->s)) return model_stack(b, layer, names[p], c->experts.routing.n_experts, n, k);
+    if (model_has_stacks(b)) return model_stack(b, layer, names[p], c->experts.routing.n_experts, n, k);
     if (pattern && strchr(pattern, '*')) return gathered_stack(b, layer, names[p], pattern, n, k);
     bool packed = model_source_find(b->s, c->family->names, layer, "ffn_gate_up_exps_blocks", "") != UINT32_MAX;
     return packed ? mxfp4_stack(b, layer, p, n, k) : turned_stack(b, layer, p, n, k);
@@ -204,14 +211,16 @@ static uint32_t expert_stack(model_builder *b, int layer, projection p) {
 /* Biases [E, n], in folders gate and up together. */
 static uint32_t expert_biases(model_builder *b, int layer, projection p) {
     const uint32_t n_experts = b->c->experts.routing.n_experts, n = p == DOWN ? b->c->d_model : b->c->experts.d_ff;
-    const bool gguf = model_source_gguf(b->s) != NULL;
+    const bool gguf = model_has_stacks(b);
     const uint32_t all = gguf || p == DOWN ? n : 2 * n;
     const char *folder = p == DOWN ? "ffn_down_exps_bias" : "ffn_gate_up_exps_bias";
     model_tensor t;
-    if (!model_take(b, NULL, layer, gguf ? names[p] : folder, gguf ? "bias" : "", &t) ||
-        !has_dims(b, &t, all, n_experts, 1) || !has_type(b, &t, true))
+    if (model_source_shape(b->s))
+        model_make_up(b, names[p], 1, n_experts, n, true, &t);
+    else if (!model_take(b, NULL, layer, gguf ? names[p] : folder, gguf ? "bias" : "", &t) ||
+             !has_dims(b, &t, all, n_experts, 1) || !has_type(b, &t, true))
         return 0;
-    graph_layout l = {.kind = GRAPH_LAYOUT_STRIDES, .row = all, .col = 1};
+    graph_layout l = {.kind = t.data ? GRAPH_LAYOUT_STRIDES : GRAPH_LAYOUT_RANDOM, .row = all, .col = 1};
     if (!gguf) place(b, p, n, &l.first, &l.col);
     return model_add_stack(b, layer, names[p],
                            &(graph_weight){.type = t.type->type,

@@ -123,6 +123,12 @@ static fl_status read_sizes(model_config *c, const model_source *s, fl_err *err)
 
 /* The embedding says how many tokens there are; what else counts them must agree. */
 static fl_status read_vocabulary(model_config *c, const model_source *s, fl_err *err) {
+    if (model_source_shape(s)) {
+        fl_status st = model_get_u32(s, NULL, "vocab_size", &c->n_vocab, err);
+        if (st == FL_OK && (c->n_vocab == 0 || c->n_vocab > 1 << 24))
+            st = fl_fail(err, FL_EFORMAT, "config.json: a vocabulary of %u tokens", c->n_vocab);
+        return st == FL_OK ? model_get_bool_or(s, NULL, "tie_word_embeddings", true, &c->tied_head, err) : st;
+    }
     model_tensor t;
     uint32_t n, i = model_source_find(s, c->family->names, -1, "token_embd", "weight");
     if (i == UINT32_MAX) return fl_fail(err, FL_EFORMAT, "tensor token_embd.weight is missing");
@@ -258,7 +264,7 @@ fl_status model_build(graph **out, const model_config *m, const model_source *s,
     fl_status st = graph_open(&g, m->n_layers * NODES_PER_LAYER + EXTRA, m->n_layers * WEIGHTS_PER_LAYER + EXTRA, err);
     if (st != FL_OK) return st;
     model_builder b = {.g = g, .c = m, .s = s, .max_len = max_len, .compute = c, .err = err};
-    b.used = base_arena_calloc(&g->arena, model_source_n_tensors(s), 1);
+    b.used = base_arena_calloc(&g->arena, model_source_n_tensors(s) + 1, 1);
     if (b.used) {
         model_ropes(&b);
         m->family->build(&b);

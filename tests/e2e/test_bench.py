@@ -29,6 +29,24 @@ class Bench(Case):
         self.assertEqual(out["weight_bytes_per_token"], sum(rows.values()) - experts * 3 // 5)
         self.assertGreater(out["weight_bytes"], sum(rows.values()))
 
+    def test_random_weights(self):
+        args = ("-p", "4", "-n", "2", "-r", "1")
+        for folder in sorted(p for p in folders.TINY.iterdir() if p.is_dir()):
+            for quant in ("f32", "q8_0"):
+                out = self.json("bench", "--load-format", "dummy", "--shape", folder / "config.json", "--quant", quant, *args)
+                self.assertEqual(len(out["results"]), 2)
+        out = self.json("bench", "--load-format", "dummy", "--shape", "smollm2-135m", "--quant", "q4_0", *args)
+        self.assertEqual(out["model"]["model"], "smollm2-135m")
+        self.assertEqual(out["weight_bytes_per_token"], 576 * 18 // 32 * 49152 + 106168320 * 18 // 32)
+        dummy = ("bench", "--load-format", "dummy")
+        self.refused(2, ["gpt5", "qwen3-4b"], *dummy, "--shape", "gpt5")
+        self.refused(2, ["q9", "q4_0"], *dummy, "--shape", "qwen3-4b", "--quant", "q9")
+        self.refused(2, "--shape", *dummy)
+        self.refused(2, "MODEL", *dummy, "--shape", "qwen3-4b", "x.gguf")
+        self.refused(2, "dummy", "bench", "--shape", "qwen3-4b", "x.gguf")
+        self.refused(2, "auto or dummy", "bench", "--load-format", "best", "x.gguf")
+        self.refused(2, "MODEL", "bench")
+
     def test_ranges(self):
         out = self.json("bench", tiny(), "-p", "4-16*2", "-n", "2-4", "-r", "1")
         self.assertEqual([r["test"] for r in out["results"]], ["pp4", "pp8", "pp16", "tg2", "tg3", "tg4"])
