@@ -36,7 +36,7 @@ fl_status model_read_experts(model_config *c, const model_source *s, fl_err *err
     if (st != FL_OK) return st;
     if (e->routing.n_experts == 0 || e->routing.n_experts > GRAPH_EXPERTS_MAX || e->routing.top_k == 0 ||
         e->routing.top_k > GRAPH_TOP_K_MAX || e->routing.top_k > e->routing.n_experts || e->d_ff == 0 ||
-        e->d_ff > 1 << 22)
+        e->d_ff > 1 << 22 || (uint64_t)e->routing.n_experts * e->d_ff > INT32_MAX)
         return fl_fail(err, FL_EFORMAT, "%u experts of %u, %u of them used, do not make a model", e->routing.n_experts,
                        e->d_ff, e->routing.top_k);
     e->routing.scale = 1;

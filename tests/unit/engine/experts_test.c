@@ -26,6 +26,22 @@ static fl_engine_options options(const char *device, uint32_t n_threads) {
     return o;
 }
 
+TEST(open_shape_survives_each_failing_allocation) {
+    size_t bytes = base_mem_bytes();
+    for (uint64_t n = 1;; n++) {
+        fl_model *m;
+        fl_err err = {0};
+        base_mem_fail_at(n);
+        fl_status st = fl_model_open_shape(&m, "qwen3-30b-a3b", "q4_0", &err);
+        bool failed = base_mem_failed();
+        base_mem_fail_at(0);
+        CHECKF(failed ? st == FL_ENOMEM && !m && err.msg[0] : st == FL_OK, "allocation %u: %s", (unsigned)n, err.msg);
+        fl_model_close(m);
+        CHECK(base_mem_bytes() == bytes);
+        if (!failed) break;
+    }
+}
+
 TEST(engine_open_survives_each_failing_allocation) {
     for (int i = 0; i < FOLDERS; i++) {
         fl_model *m = open_folder(folders[i]);
