@@ -500,7 +500,7 @@ int cmd_bench(const cmd_options *o, fl_err *err) {
     if (code == CMD_OK && make_cases(&b, err) != FL_OK) code = CMD_USAGE;
     if (code == CMD_OK) {
         fl_status st = o->shape ? open_shape(&b.model, o, err) : cmd_model_open(&b.model, o->args[0], err);
-        if (st == FL_EINVAL) code = CMD_USAGE;
+        if (st == FL_EINVAL && o->shape) code = CMD_USAGE;
         if (st == FL_OK) {
             fl_model_info_init(&b.model_info);
             fl_model_get_info(b.model, &b.model_info);
