@@ -8,8 +8,7 @@
 #include <stddef.h>
 
 /* The object in n bytes; name ("config.json") begins the error's text. flags: jansson's (JSON_ALLOW_NUL), or 0.
- * The caller owns *out: json_decref(). Errors: FL_EFORMAT, FL_ENOMEM (which jansson sometimes
- * takes for a mistake in the text). */
+ * The caller owns *out: json_decref(). Errors: FL_EFORMAT, FL_ENOMEM. */
 FL_CHECKED fl_status base_json_read(json_t **out, const void *data, size_t n, const char *name, size_t flags,
                                     fl_err *err);
 
