@@ -26,7 +26,7 @@ enum {
     CPU_FEW_TOKENS = 12,  /* up to here a product reads packed weights directly, without a panel */
     CPU_PAGE_TOKENS = 32, /* positions of a cache page: one block of the bf16 rule */
     CPU_CHUNK_KEYS = 256, /* positions of an attention chunk */
-    CPU_ATTN_ROWS = 8,    /* most query rows of one attention tile */
+    CPU_ATTN_ROWS = 16,   /* most query rows of one attention tile */
     CPU_HEAD_MAX = 512,   /* widest head */
 };
 
@@ -110,6 +110,7 @@ typedef struct {
 } cpu_attn;
 
 typedef struct {
+    uint32_t rows; /* of a tile, that attn() is best at; it takes 1 to CPU_ATTN_ROWS */
     /* Bytes of one KV head of one layer in a page: 32 positions of K and V. */
     size_t (*kv_bytes)(uint32_t d_k, uint32_t d_v, bool f32);
     /* Writes K [d_k] and V [d_v] of slot 0..31 into such a piece of a page (bf16: rounded to nearest even). */
@@ -146,11 +147,13 @@ extern const cpu_attn_kernels cpu_ref_attn;
 extern const cpu_matmul_kernels cpu_avx2_matmul;
 extern const cpu_row_kernels cpu_avx2_row;
 extern const cpu_attn_kernels cpu_avx2_attn;
+extern const cpu_row_kernels cpu_avx512_row;
+extern const cpu_attn_kernels cpu_avx512_attn, cpu_amx_attn;
 
 /* dev/cpu/x86/cpuid.c: what cpu_kernels.supported says. */
 bool cpu_x86_has_avx2(void);       /* with FMA and F16C */
 bool cpu_x86_has_avx512vnni(void); /* AVX2 as above, AVX-512 F, DQ, BW, VL and VNNI */
-bool cpu_x86_has_amx(void);        /* AVX-512 as above, AMX tiles of int8 and bf16; asks the system for them */
+bool cpu_x86_has_amx(void); /* AVX-512 as above, AVX512_BF16, AMX tiles of int8 and bf16; asks the system for them */
 #endif
 
 #endif
