@@ -147,6 +147,7 @@ extern const cpu_attn_kernels cpu_ref_attn;
 extern const cpu_matmul_kernels cpu_avx2_matmul;
 extern const cpu_row_kernels cpu_avx2_row;
 extern const cpu_attn_kernels cpu_avx2_attn;
+extern const cpu_matmul_kernels cpu_avx512_plain, cpu_amx_plain; /* bf16 and f32 */
 extern const cpu_row_kernels cpu_avx512_row;
 extern const cpu_attn_kernels cpu_avx512_attn, cpu_amx_attn;
 
@@ -154,6 +155,9 @@ extern const cpu_attn_kernels cpu_avx512_attn, cpu_amx_attn;
 bool cpu_x86_has_avx2(void);       /* with FMA and F16C */
 bool cpu_x86_has_avx512vnni(void); /* AVX2 as above, AVX-512 F, DQ, BW, VL and VNNI */
 bool cpu_x86_has_amx(void); /* AVX-512 as above, AVX512_BF16, AMX tiles of int8 and bf16; asks the system for them */
+/* Whether tdpbf16ps keeps the bf16 rule of docs/numerics.md on this very machine, subnormal operands and results, cancelling
+ * sums and infinities included; a few microseconds, after the system has given tiles. */
+bool cpu_amx_bf16_passes(void);
 #endif
 
 #endif

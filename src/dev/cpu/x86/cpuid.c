@@ -52,5 +52,5 @@ bool cpu_x86_has_amx(void) {
     const features f = features_get();
     return cpu_x86_has_avx512vnni() && has(f.d7, 1u << 24 | 1u << 25 | 1u << 22) /* tiles, int8, bf16 */
            && has(f.a71, bit_AVX512BF16) && has(f.xcr0, XCR0_TILES) &&
-           syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_STATE) == 0;
+           syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_STATE) == 0 && cpu_amx_bf16_passes();
 }
