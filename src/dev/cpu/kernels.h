@@ -147,7 +147,7 @@ extern const cpu_attn_kernels cpu_ref_attn;
 extern const cpu_matmul_kernels cpu_avx2_matmul;
 extern const cpu_row_kernels cpu_avx2_row;
 extern const cpu_attn_kernels cpu_avx2_attn;
-extern const cpu_matmul_kernels cpu_avx512vnni_integer;
+extern const cpu_matmul_kernels cpu_avx512vnni_integer, cpu_amx_integer;
 extern const cpu_matmul_kernels cpu_avx512_plain, cpu_amx_plain; /* bf16 and f32 */
 extern const cpu_row_kernels cpu_avx512_row;
 extern const cpu_attn_kernels cpu_avx512_attn, cpu_amx_attn;
