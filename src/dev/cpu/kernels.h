@@ -71,6 +71,10 @@ typedef struct {
     void (*product)(const cpu_weight *w, uint32_t tile, const void *panel, const cpu_act *a, uint32_t t0,
                     uint32_t n_tokens, float *y, size_t y_stride);
     uint32_t panel_tokens;
+    /* Two tiles at once, of one weight or of two with the same k: as product() of tile[i] of w[i] into y[i], without panels.
+     * NULL: the set gains nothing by it. */
+    void (*product_two)(const cpu_weight *const w[2], const uint32_t tile[2], const cpu_act *a, uint32_t t0,
+                        uint32_t n_tokens, float *const y[2], size_t y_stride);
 } cpu_matmul_kernels;
 
 /* Functions of one row of n floats. y may equal an input. */

@@ -171,14 +171,21 @@ static void product_all(const cpu_matmul_kernels *m, const cpu_weight *w, const 
     }
     m->act_pad(&a);
     for (uint32_t tile = 0; tile < w->n_tiles; tile++) {
+        const bool two = m->product_two && tile + 1 < w->n_tiles && test_random_below(seed, 2);
         if (panel) m->panel(w, tile, panel);
         const uint32_t unit = panel ? m->panel_tokens : 1;
         for (uint32_t t = 0; t < n_tokens;) {
             uint32_t count = unit * (1 + test_random_below(seed, 12));
             if (count > n_tokens - t) count = n_tokens - t;
-            m->product(w, tile, panel, &a, t, count, y + (size_t)t * stride + (size_t)tile * CPU_TILE_ROWS, stride);
+            float *at = y + (size_t)t * stride + (size_t)tile * CPU_TILE_ROWS;
+            if (two)
+                m->product_two((const cpu_weight *[]){w, w}, (uint32_t[]){tile, tile + 1}, &a, t, count,
+                               (float *[]){at, at + CPU_TILE_ROWS}, stride);
+            else
+                m->product(w, tile, panel, &a, t, count, at, stride);
             t += count;
         }
+        tile += two;
     }
     base_free(panel);
     base_free(a.data);

@@ -126,6 +126,57 @@ static void product(const cpu_weight *w, uint32_t tile, const void *panel, const
     amx_end();
 }
 
+/* Three whole blocks of tokens by two tiles of rows, all eight tiles at work: A comes from the second-level cache, and is
+ * loaded once for both. */
+static void six_tiles(const uint8_t *w0, const uint8_t *w1, uint32_t n, const uint8_t *x, size_t x_bytes, float *y0,
+                      float *y1, size_t y_stride) {
+    const size_t stride = y_stride * sizeof *y0, down = ROWS * y_stride;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+    for (uint32_t i = 0; i < n; i++, w0 += B_BYTES, w1 += B_BYTES, x += ROWS * A_ROW_BYTES) {
+        _tile_loadd(6, x, A_ROW_BYTES);
+        _tile_loadd(7, w0, 64);
+        _tile_dpbf16ps(0, 6, 7);
+        _tile_loadd(7, w1, 64);
+        _tile_dpbf16ps(1, 6, 7);
+        _tile_loadd(6, x + x_bytes, A_ROW_BYTES);
+        _tile_dpbf16ps(3, 6, 7);
+        _tile_loadd(7, w0, 64);
+        _tile_dpbf16ps(2, 6, 7);
+        _tile_loadd(6, x + 2 * x_bytes, A_ROW_BYTES);
+        _tile_dpbf16ps(4, 6, 7);
+        _tile_loadd(7, w1, 64);
+        _tile_dpbf16ps(5, 6, 7);
+    }
+    _tile_stored(0, y0, stride);
+    _tile_stored(1, y1, stride);
+    _tile_stored(2, y0 + down, stride);
+    _tile_stored(3, y1 + down, stride);
+    _tile_stored(4, y0 + 2 * down, stride);
+    _tile_stored(5, y1 + 2 * down, stride);
+}
+
+static void product_two(const cpu_weight *const w[2], const uint32_t tile[2], const cpu_act *a, uint32_t t0,
+                        uint32_t n_tokens, float *const y[2], size_t y_stride) {
+    enum { STEP = 3 * ROWS };
+    uint32_t done = 0;
+    if (w[0]->compute == COMPUTE_BF16 && t0 % ROWS == 0 && n_tokens >= STEP) {
+        const size_t k_padded = float_k_padded(COMPUTE_BF16, a->k), x_bytes = ROWS * k_padded * sizeof(uint16_t);
+        amx_begin(ROWS);
+        for (; n_tokens - done >= STEP; done += STEP)
+            six_tiles(w[0]->data + tile[0] * w[0]->tile_bytes, w[1]->data + tile[1] * w[1]->tile_bytes,
+                      (uint32_t)(k_padded / FLOAT_BLOCK), block_get(a, t0 + done).data, x_bytes, y[0] + done * y_stride,
+                      y[1] + done * y_stride, y_stride);
+        amx_end();
+    }
+    for (int i = 0; i < 2 && done < n_tokens; i++)
+        product(w[i], tile[i], NULL, a, t0 + done, n_tokens - done, y[i] + done * y_stride, y_stride);
+}
+
 /* ---- does the instruction keep the rule? ----- */
 
 typedef struct {
@@ -200,5 +251,6 @@ const cpu_matmul_kernels cpu_amx_plain = {
     .panel_bytes = avx512_float_panel_bytes,
     .panel = avx512_float_panel,
     .product = product,
+    .product_two = product_two,
     .panel_tokens = ROWS,
 };
