@@ -30,29 +30,45 @@ static bool group_quantize(__m512 x0, __m512 x1, float most, __m512i q[2], float
     return true;
 }
 
-static void bytes_put(uint8_t *at, const __m512i q[2]) {
-    _mm_storeu_si128((__m128i *)(void *)at, _mm512_cvtepi32_epi8(q[0]));
-    _mm_storeu_si128((__m128i *)(void *)(at + 16), _mm512_cvtepi32_epi8(q[1]));
+static __m256i narrow(const __m512i q[2]) {
+    return _mm256_set_m128i(_mm512_cvtepi32_epi8(q[1]), _mm512_cvtepi32_epi8(q[0]));
 }
 
+static void bytes_put(uint8_t *at, __m256i q) { _mm256_storeu_si256((__m256i *)(void *)at, q); }
+
 /* Row i of the block's W values of 4 bytes behind its q. */
-static void value_put(uint8_t *values, size_t W, uint32_t i, const void *value) {
-    memcpy(values + 4 * W * i, value, 4);
+static void value_put(uint8_t *values, size_t W, uint32_t i, int value) { memcpy(values + 4 * W * i, &value, 4); }
+
+static int bits_of_float(float f) {
+    int i;
+    memcpy(&i, &f, sizeof i);
+    return i;
 }
+
+/* Sums of q: over all 32, over the first 16, over the last 16; 0. */
+static __m128i sums_of(__m256i q) {
+    __m256i s = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);
+    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0x4e));
+    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0xb1));
+    const __m128i low = _mm256_castsi256_si128(s), high = _mm256_extracti128_si256(s, 1);
+    return _mm_blend_epi32(_mm_blend_epi32(_mm_add_epi32(low, high), low, 2), high, 4);
+}
+
+static __m128i times_minus_128(__m128i v) { return _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), v), 7); }
 
 /* Writes column c of a group. */
 static void group_put(uint8_t *group, uint32_t c, size_t W, const __m512i q[2], float dx) {
-    bytes_put(group + 32 * c, q);
+    const __m256i bytes = narrow(q);
+    const __m128i sums = sums_of(bytes), n = times_minus_128(sums), f = _mm_castps_si128(_mm_cvtepi32_ps(sums));
     uint8_t *values = group + 32 * W + 4 * c;
-    const int32_t sum[2] = {_mm512_reduce_add_epi32(q[0]), _mm512_reduce_add_epi32(q[1])};
-    const int32_t all[3] = {sum[0] + sum[1], sum[0], sum[1]};
-    value_put(values, W, 0, &dx);
-    for (uint32_t i = 0; i < 3; i++) {
-        const int32_t n = -128 * all[i];
-        const float f = (float)all[i];
-        value_put(values, W, 1 + i, &n);
-        value_put(values, W, 4 + i, &f);
-    }
+    bytes_put(group + 32 * c, bytes);
+    value_put(values, W, 0, bits_of_float(dx));
+    value_put(values, W, 1, _mm_cvtsi128_si32(n));
+    value_put(values, W, 2, _mm_extract_epi32(n, 1));
+    value_put(values, W, 3, _mm_extract_epi32(n, 2));
+    value_put(values, W, 4, _mm_cvtsi128_si32(f));
+    value_put(values, W, 5, _mm_extract_epi32(f, 1));
+    value_put(values, W, 6, _mm_extract_epi32(f, 2));
 }
 
 /* 12 bits: q = 128 high + low, -64 <= low < 64. */
@@ -62,12 +78,14 @@ static void wide_group_put(uint8_t *group, uint32_t c, size_t W, const __m512i q
         high[i] = _mm512_srai_epi32(_mm512_add_epi32(q[i], _mm512_set1_epi32(64)), 7);
         low[i] = _mm512_sub_epi32(q[i], _mm512_slli_epi32(high[i], 7));
     }
-    bytes_put(group + 32 * c, high);
-    bytes_put(group + 32 * W + 32 * c, low);
-    const int32_t sums[3] = {0, -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(high[0], high[1])),
-                             -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(low[0], low[1]))};
-    value_put(group + 64 * W + 4 * c, W, 0, &dx);
-    for (uint32_t i = 0; i < 3; i++) value_put(group + 64 * W + 4 * c, W, 1 + i, &sums[i]);
+    const __m256i bytes[2] = {narrow(high), narrow(low)};
+    uint8_t *values = group + 64 * W + 4 * c;
+    value_put(values, W, 0, bits_of_float(dx));
+    value_put(values, W, 1, 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        bytes_put(group + 32 * W * i + 32 * c, bytes[i]);
+        value_put(values, W, 2 + i, _mm_cvtsi128_si32(times_minus_128(sums_of(bytes[i]))));
+    }
 }
 
 /* Column c as zeros. */
