@@ -33,7 +33,7 @@ static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
 
 /* The lanes below n. */
-static inline vb vb_first(uint32_t n) { return n >= VMATH_LANES ? 0xffff : (vb)((1u << n) - 1); }
+static inline vb vb_first(uint32_t n) { return (vb)(n >= VMATH_LANES ? 0xffffu : (1u << n) - 1); }
 /* The first n lanes from memory, fill in the others, which are not touched. */
 static inline vf vf_load_first(const float *p, uint32_t n, vf fill) {
     return _mm512_mask_loadu_ps(fill, vb_first(n), p);
