@@ -1,8 +1,8 @@
 /* dev/cpu/x86/amx_float.c - products in bf16 on AMX tiles: the bits of dev/cpu/ref/ref_matmul.c.
  *
  * tdpbf16ps computes one block of the bf16 rule (docs/numerics.md) for 16 tokens by 16 rows; the sums stay in tiles over
- * all of k. One instruction takes as long for one token as for 16, and reads weights faster than memory delivers them, so
- * there is one way for every number of tokens. Weights as in avx512_float.h, a B tile of 1 KiB per block.
+ * all of k. One instruction takes as long for one token as for 16. Up to three tokens, vector registers keep up with
+ * memory and draw a little more from it (docs/PERF.md): there the input is avx512_float.c's. Weights as in avx512_float.h, a B tile of 1 KiB per block.
  * Activations in bf16, blocks of R = up to 16 tokens (all 16 but the last): row r of k block i is 64 bytes at 64 (R i + r)
  * of the block: an A tile is one piece of memory too.
  * f32 is avx512_float.c's.
@@ -13,11 +13,16 @@
 
 #include <string.h>
 
-enum { ROWS = 16, MOST_TILES = 4, B_BYTES = 1024, A_ROW_BYTES = 64, AHEAD = 4096 };
+enum { ROWS = 16, MOST_TILES = 4, B_BYTES = 1024, A_ROW_BYTES = 64, AHEAD = 4096, VECTOR_TOKENS = 3 };
 
+/* Whether a step of n tokens is left to avx512_float.c. */
+static bool by_vectors(compute c, uint32_t n_tokens) { return c != COMPUTE_BF16 || n_tokens <= VECTOR_TOKENS; }
+
+/* Room for steps of up to n_tokens, in either form. */
 static size_t act_bytes(compute c, uint32_t k, uint32_t n_tokens) {
-    if (c != COMPUTE_BF16) return avx512_float_act_bytes(c, k, n_tokens);
-    return n_tokens * float_k_padded(c, k) * sizeof(uint16_t);
+    const size_t tiles = n_tokens * float_k_padded(c, k) * sizeof(uint16_t);
+    const size_t vectors = avx512_float_act_bytes(c, k, by_vectors(c, n_tokens) ? n_tokens : VECTOR_TOKENS);
+    return tiles > vectors ? tiles : vectors;
 }
 
 /* The block of token t. */
@@ -32,7 +37,7 @@ static block block_get(const cpu_act *a, uint32_t t) {
 }
 
 static bool act_put(cpu_act *a, uint32_t t, const float *x) {
-    if (a->compute != COMPUTE_BF16) return avx512_float_act_put(a, t, x);
+    if (by_vectors(a->compute, a->n_tokens)) return avx512_float_act_put(a, t, x);
     const block b = block_get(a, t);
     uint8_t *out = b.data + (size_t)(t - b.first) * A_ROW_BYTES;
     for (uint32_t k = 0; k < a->k; k += FLOAT_BLOCK, out += (size_t)b.n_rows * A_ROW_BYTES) {
@@ -101,7 +106,7 @@ static void part_tile(const uint8_t *w, uint32_t n_blocks, const block *b, uint3
 
 static void product(const cpu_weight *w, uint32_t tile, const void *panel, const cpu_act *a, uint32_t t0,
                     uint32_t n_tokens, float *y, size_t y_stride) {
-    if (w->compute != COMPUTE_BF16) {
+    if (by_vectors(w->compute, a->n_tokens)) {
         avx512_float_product(w, tile, panel, a, t0, n_tokens, y, y_stride);
         return;
     }
