@@ -92,7 +92,7 @@ static const option options[] = {
     {"quant", 0, KIND_TEXT, CMD_BENCH, AT(quant), 0, 0, "TYPE", "of random weights: bf16, q8_0, q4_0, q4_k ... (bf16)"},
     {"threads", 't', KIND_COUNT, ENGINE, AT(threads), 1, CMD_THREADS_MAX, "N",
      "CPU threads (all that the process may use)"},
-    {"cpu-isa", 0, KIND_TEXT, ENGINE, AT(cpu_isa), 0, 0, "NAME", "instruction set: scalar, avx2 ... (the best)"},
+    {"cpu-isa", 0, KIND_TEXT, ENGINE, AT(cpu_isa), 0, 0, "NAME", "set: amx, avx512vnni, avx2 or scalar (the best)"},
     {"compute", 0, KIND_TEXT, ENGINE, AT(compute), 0, 0, "NAME", "auto, q8, bf16 or f32: how matmuls compute"},
     {"kv-cache-dtype", 0, KIND_TEXT, ENGINE, AT(kv_cache_dtype), 0, 0, "NAME", "auto, bf16 or f32"},
     {"device", 0, KIND_TEXT, ENGINE, AT(device), 0, 0, "NAME", "cpu or sim"},

@@ -5,7 +5,7 @@
  * everything through the cache, the step's own keys included.
  *
  * Work of attention: query rows of one sequence that share a KV head (token-major, then
- * the heads of the group) are cut into tiles of at most CPU_ATTN_ROWS; tiles are dealt to
+ * the heads of the group) are cut into tiles of the kernels' size; tiles are dealt to
  * the threads in turn, so that the longer ones at the end of a prompt are shared evenly.
  * Tiles get smaller when there would be fewer than threads. Neither changes a bit.
  */
@@ -145,7 +145,7 @@ static void attention_launch(const cpu_group *g, const cpu_step *s, uint32_t thr
     const graph_kv_group *kv = kv_of(g);
     uint32_t per = cpu_node(g, g->g->mains[0])->cols / kv->d_v / kv->n_kv_heads, item = 0;
     uint64_t rows_all = (uint64_t)s->t->n_tokens * per * kv->n_kv_heads;
-    uint32_t tile = CPU_ATTN_ROWS;
+    uint32_t tile = g->set->attn->rows;
     while (tile > 1 && rows_all / tile < n_threads) tile--;
     for (uint32_t seq = 0; seq < s->t->n_seqs; seq++) {
         uint32_t rows = (s->t->seq_begin[seq + 1] - s->t->seq_begin[seq]) * per;

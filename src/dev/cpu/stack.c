@@ -60,10 +60,14 @@ static const char *refuses(const cpu_group *g) {
     return NULL;
 }
 
+static const cpu_matmul_kernels *kernels_of(const cpu_group *g) {
+    return cpu_kernels_matmul(g->set, weight_of(g, 0)->packed.compute);
+}
+
 static size_t panel_bytes(const cpu_group *g) {
     size_t most = 0;
     for (uint32_t m = 0; m < g->g->n_main; m++) {
-        size_t bytes = align64(g->set->matmul->panel_bytes(&weight_of(g, m)->packed));
+        size_t bytes = align64(kernels_of(g)->panel_bytes(&weight_of(g, m)->packed));
         if (bytes > most) most = bytes;
     }
     return most;
@@ -71,7 +75,7 @@ static size_t panel_bytes(const cpu_group *g) {
 
 static size_t act_bytes(const cpu_group *g, uint32_t n_rows) {
     const cpu_weight *w = &weight_of(g, 0)->packed;
-    return align64(g->set->matmul->act_bytes(w->compute, w->k, n_rows));
+    return align64(kernels_of(g)->act_bytes(w->compute, w->k, n_rows));
 }
 
 static const size_t block_bytes = (size_t)BLOCK_TOKENS * CPU_TILE_ROWS * sizeof(float);
@@ -89,7 +93,7 @@ static size_t stack_shared(const cpu_group *g) {
     uint32_t slices = cpu_weight_slices(weight_of(g, 0)), rows = graph_plan_rows_max(g->plan, g->g->rows);
     if (!is_experts(g)) return slices * act_bytes(g, rows);
     uint32_t used = slices < rows ? slices : rows;
-    return act_bytes(g, rows + used * g->set->matmul->panel_tokens) + used * 64u;
+    return act_bytes(g, rows + used * kernels_of(g)->panel_tokens) + used * 64u;
 }
 
 /* Segments of experts: a counting sort of the routes. */
@@ -154,7 +158,7 @@ static void convert(const job *j, const segment *x, cpu_act *a, uint32_t i, bool
     const uint32_t row = row_of(j, x, i);
     const float *in = cpu_chain_row(j->g, j->s, row, j->chain, store);
     if (!j->order) in += (size_t)x->slice * main->width;
-    if (!j->g->set->matmul->act_put(a, i, in)) cpu_mark_bad(j->s, main->rows, row);
+    if (!kernels_of(j->g)->act_put(a, i, in)) cpu_mark_bad(j->s, main->rows, row);
 }
 
 /* Rows [begin, end) of all segments' rows one after the other; a head's rows are those of its tokens. */
@@ -165,7 +169,7 @@ static void convert_part(const job *j, uint32_t begin, uint32_t end) {
         cpu_act a = act_of(j, x, j->s->p->shared + x->act);
         for (uint32_t i = begin > first ? begin - first : 0; i < x->n_rows && first + i < end; i++)
             convert(j, x, &a, i, true);
-        if (begin <= first && first < end) j->g->set->matmul->act_pad(&a);
+        if (begin <= first && first < end) kernels_of(j->g)->act_pad(&a);
     }
 }
 
@@ -191,7 +195,7 @@ static void finish_block(const job *j, const segment *x, uint32_t m, uint32_t t0
 }
 
 static void run_tile(const job *j, const segment *x, const cpu_act *a, uint32_t m, uint32_t tile) {
-    const cpu_matmul_kernels *k = j->g->set->matmul;
+    const cpu_matmul_kernels *k = kernels_of(j->g);
     const cpu_weight w[2] = {cpu_weight_slice(j->w[m], x->slice),
                              cpu_weight_slice(j->w[j->g->g->paired ? 1 : m], x->slice)};
     const uint32_t sides = j->g->g->paired ? 2 : 1, col = tile * CPU_TILE_ROWS;
@@ -251,7 +255,7 @@ static void stack_launch(const cpu_group *g, const cpu_step *s, uint32_t thread,
         cpu_act a = act_of(&j, x, alone ? j.act : s->p->shared + x->act);
         if (alone) {
             convert(&j, x, &a, 0, first == 0);
-            g->set->matmul->act_pad(&a);
+            kernels_of(g)->act_pad(&a);
         }
         run_segment(&j, x, &a, first, last);
     }

@@ -46,7 +46,8 @@ void cpu_weight_free_slabs(cpu_dev *d) {
 
 static fl_status open_packed(cpu_dev *d, dev_weight *w, fl_err *err) {
     for (uint32_t i = 0; i < d->n_sets; i++) {
-        size_t bytes = d->sets[i]->matmul->tile_bytes(w->desc.type, w->desc.compute, w->desc.k);
+        const cpu_matmul_kernels *k = cpu_kernels_matmul(d->sets[i], w->desc.compute);
+        const size_t bytes = k->tile_bytes(w->desc.type, w->desc.compute, w->desc.k);
         if (bytes == 0) continue;
         w->set = d->sets[i];
         w->packed = (cpu_weight){.type = w->desc.type,
@@ -135,11 +136,11 @@ static void pack_unit(const pack_job *j, uint32_t unit) {
     cpu_weight packed = cpu_weight_slice(w, slice);
     const uint8_t *from = j->rows + (size_t)(lo - j->row) * w->file_row_bytes + w->file_offset;
     if (w->row_bytes == w->file_row_bytes) {
-        w->set->matmul->weight_pack(&packed, lo - first, hi - lo, from);
+        cpu_kernels_matmul(w->set, packed.compute)->weight_pack(&packed, lo - first, hi - lo, from);
         return;
     }
     for (uint32_t r = lo; r < hi; r++, from += w->file_row_bytes)
-        w->set->matmul->weight_pack(&packed, r - first, 1, from);
+        cpu_kernels_matmul(w->set, packed.compute)->weight_pack(&packed, r - first, 1, from);
 }
 
 static void pack_part(void *arg, uint32_t thread, uint32_t n_threads) {

@@ -350,7 +350,7 @@ TEST(stacks_are_written_in_pieces) {
     for (uint32_t slice = 0; slice < 5; slice++) {
         cpu_weight got = cpu_weight_slice(w, slice), want = got;
         want.data = base_alloc_aligned(want.n_tiles * want.tile_bytes);
-        w->set->matmul->weight_pack(&want, 0, 70, rows + (size_t)slice * 70 * 36);
+        cpu_kernels_matmul(w->set, COMPUTE_Q8)->weight_pack(&want, 0, 70, rows + (size_t)slice * 70 * 36);
         CHECK(memcmp(got.data, want.data, want.n_tiles * want.tile_bytes) == 0);
         base_free(want.data);
     }

@@ -85,7 +85,7 @@ static fl_engine_options random_engine(uint64_t *seed, const char *profile) {
     fl_engine_options o;
     fl_engine_options_init(&o);
     o.device = test_random_below(seed, 2) ? "sim" : "cpu";
-    o.cpu_isa = isa_of(test_random_below(seed, 8) != 0 ? 0 : 1);
+    o.cpu_isa = isa_of(test_random_below(seed, 8));
     o.compute = profile;
     o.n_threads = threads[test_random_below(seed, 5)];
     o.max_num_seqs = 4;
