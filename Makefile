@@ -56,7 +56,7 @@ AVX2 := -mavx2 -mfma -mf16c
 AVX512 := $(AVX2) -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx512vnni -mprefer-vector-width=512
 $B/src/dev/cpu/x86/avx2%.o: CFLAGS_ISA := $(AVX2)
 $B/src/dev/cpu/x86/avx512%.o: CFLAGS_ISA := $(AVX512)
-$B/src/dev/cpu/x86/amx%.o: CFLAGS_ISA := $(AVX512) -mamx-tile -mamx-int8 -mamx-bf16
+$B/src/dev/cpu/x86/amx%.o: CFLAGS_ISA := $(AVX512) -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
 # The reference is plain loops over integers for the most part: let the compiler vectorise those.
 $B/src/dev/cpu/ref/%.o: CFLAGS_ISA := -O3
 

@@ -57,10 +57,17 @@ static void step(const cpu_weight *w, uint32_t id, void *panel) {
         if (!kernels->act_put(&job.act, t, job.x + (size_t)t * w->k)) abort();
     barrier();
     const size_t stride = (size_t)w->n_tiles * CPU_TILE_ROWS;
-    for (uint32_t i = w->n_tiles * id / job.n_threads; i < w->n_tiles * (id + 1) / job.n_threads; i++) {
+    const uint32_t end = w->n_tiles * (id + 1) / job.n_threads;
+    for (uint32_t i = w->n_tiles * id / job.n_threads; i < end; i++) {
+        float *y = job.y + (size_t)i * CPU_TILE_ROWS;
+        if (kernels->product_two && i + 1 < end) {
+            kernels->product_two((const cpu_weight *[]){w, w}, (uint32_t[]){i, i + 1}, &job.act, 0, T,
+                                 (float *[]){y, y + CPU_TILE_ROWS}, stride);
+            i++;
+            continue;
+        }
         if (T > CPU_FEW_TOKENS) kernels->panel(w, i, panel);
-        kernels->product(w, i, T > CPU_FEW_TOKENS ? panel : NULL, &job.act, 0, T, job.y + (size_t)i * CPU_TILE_ROWS,
-                         stride);
+        kernels->product(w, i, T > CPU_FEW_TOKENS ? panel : NULL, &job.act, 0, T, y, stride);
     }
     barrier();
 }

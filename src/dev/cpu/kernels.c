@@ -7,10 +7,22 @@ static const cpu_kernels ref = {"scalar", always, &cpu_ref_matmul, &cpu_ref_matm
 #if defined(__x86_64__)
 static const cpu_kernels avx2 = {"avx2",           cpu_x86_has_avx2, &cpu_avx2_matmul,
                                  &cpu_avx2_matmul, &cpu_avx2_row,    &cpu_avx2_attn};
-static const cpu_kernels avx512vnni = {"avx512vnni",     cpu_x86_has_avx512vnni, &cpu_avx512vnni_integer,
-                                       &cpu_avx2_matmul, &cpu_avx2_row,          &cpu_avx2_attn};
-static const cpu_kernels amx = {"amx",         cpu_x86_has_amx, &cpu_amx_integer, &cpu_avx2_matmul,
-                                &cpu_avx2_row, &cpu_avx2_attn};
+static const cpu_kernels avx512vnni = {
+    .isa = "avx512vnni",
+    .supported = cpu_x86_has_avx512vnni,
+    .integer = &cpu_avx512vnni_integer,
+    .plain = &cpu_avx512_plain,
+    .row = &cpu_avx512_row,
+    .attn = &cpu_avx512_attn,
+};
+static const cpu_kernels amx = {
+    .isa = "amx",
+    .supported = cpu_x86_has_amx,
+    .integer = &cpu_amx_integer,
+    .plain = &cpu_amx_plain,
+    .row = &cpu_avx512_row,
+    .attn = &cpu_amx_attn,
+};
 #endif
 
 static const cpu_kernels *const all[] = {

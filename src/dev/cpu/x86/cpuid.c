@@ -19,9 +19,9 @@ enum {
     TILE_STATE = 18, /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA */
 };
 
-/* Flags of leaves 1 and 7, and XCR0; zeros for what is not there. */
+/* Flags of leaves 1 and 7, a71 of its part 1, and XCR0; zeros for what is not there. */
 typedef struct {
-    unsigned c1, b7, c7, d7, xcr0;
+    unsigned c1, b7, c7, d7, a71, xcr0;
 } features;
 
 static features features_get(void) {
@@ -30,6 +30,7 @@ static features features_get(void) {
     if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
     f.c1 = c;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) f.b7 = b, f.c7 = c, f.d7 = d;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) f.a71 = a;
     if (f.c1 & bit_OSXSAVE) __asm__ volatile("xgetbv" : "=a"(f.xcr0), "=d"(d) : "c"(0));
     return f;
 }
@@ -50,5 +51,6 @@ bool cpu_x86_has_avx512vnni(void) {
 bool cpu_x86_has_amx(void) {
     const features f = features_get();
     return cpu_x86_has_avx512vnni() && has(f.d7, 1u << 24 | 1u << 25 | 1u << 22) /* tiles, int8, bf16 */
-           && has(f.xcr0, XCR0_TILES) && syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_STATE) == 0;
+           && has(f.a71, bit_AVX512BF16) && has(f.xcr0, XCR0_TILES) &&
+           syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_STATE) == 0 && cpu_amx_bf16_passes();
 }
