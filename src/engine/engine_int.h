@@ -66,7 +66,7 @@ struct fl_engine {
     uint32_t max_len, max_seqs, max_tokens, max_rows;
     uint32_t kv_pages[GRAPH_GROUPS_MAX];
     bool kv_f32;
-    uint64_t weight_bytes, kv_bytes;
+    uint64_t weight_bytes, kv_bytes, token_bytes;
     double load_ms, compile_ms;
     base_mutex step_lock;
     fl_request *running[ENGINE_REQUESTS_MAX]; /* by scheduler handle */

@@ -3,6 +3,7 @@
 #include "engine/engine_int.h"
 
 #include "base/mem.h"
+#include "model/shape.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -117,6 +118,37 @@ fl_status fl_model_open(fl_model **out, const char *path, fl_err *err) {
 fail:
     fl_model_close(m);
     return st;
+}
+
+static fl_status open_shape(fl_model *m, const char *shape, const char *quant, fl_err *err) {
+    const dtype_info *type = model_shape_type(quant ? quant : "bf16");
+    const char *config = strchr(shape, '{') ? shape : model_shape_find(shape);
+    if (!type)
+        return fl_fail(err, FL_EINVAL,
+                       "random weights of type %.20s: wanted f32, f16, bf16, q8_0, q4_0, q4_k, q6_k or mxfp4", quant);
+    if (!config) return fl_fail(err, FL_EINVAL, "shape %.60s is not known; there are %s", shape, model_shape_names());
+    fl_status st = model_source_open_shape(&m->source, config, type, err);
+    if (st == FL_OK) st = model_configure(&m->config, m->source, err);
+    if (st != FL_OK) return st;
+    m->tok_status = fl_fail(&m->tok_err, FL_EUNSUPPORTED, "random weights have no tokenizer");
+    m->template_status = fl_fail(&m->template_err, FL_EUNSUPPORTED, "random weights have no chat template");
+    m->name = base_strdup(config == shape ? "" : shape);
+    m->license = base_strdup("");
+    m->types = base_strdup(type->name);
+    return m->name && m->license && m->types ? FL_OK : fl_fail(err, FL_ENOMEM, "a model: no memory");
+}
+
+fl_status fl_model_open_shape(fl_model **out, const char *shape, const char *quant, fl_err *err) {
+    *out = NULL;
+    fl_model *m = base_calloc(1, sizeof *m);
+    if (!m) return fl_fail(err, FL_ENOMEM, "a model: no memory");
+    fl_status st = open_shape(m, shape, quant, err);
+    if (st != FL_OK) {
+        fl_model_close(m);
+        return st;
+    }
+    *out = m;
+    return FL_OK;
 }
 
 void fl_model_close(fl_model *m) {

@@ -31,7 +31,8 @@ enum {
     GRAPH_GROUPS_MAX = 8, /* cache groups */
 };
 
-typedef uint32_t graph_value; /* a node's number */
+typedef uint32_t graph_value;             /* a node's number */
+typedef struct graph_layout graph_layout; /* graph/weight.h */
 
 typedef enum { GRAPH_ROWS_T, GRAPH_ROWS_R, GRAPH_ROWS_TK } graph_rows;
 
@@ -45,7 +46,8 @@ typedef struct {
     uint32_t n, k;    /* [n, k]; a vector is [1, k] */
     uint32_t n_stack; /* of a stack [n_stack, n, k], one slice per expert or head; 0: a plain matrix */
     unsigned uses;
-    const void *data; /* the file's bytes, mapped for as long as the model is open */
+    const void *data;           /* the file's bytes, mapped for as long as the model is open */
+    const graph_layout *layout; /* NULL: data is the rows, one after the other */
 } graph_weight;
 
 typedef struct {

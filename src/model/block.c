@@ -1,5 +1,6 @@
 #include "model/block.h"
 
+#include "graph/weight.h"
 #include "tensor/dtype.h"
 
 #include <math.h>
@@ -16,10 +17,23 @@ bool model_has(const model_builder *b, int layer, const char *name, const char *
     return find(b, layer, name, suffix) != UINT32_MAX;
 }
 
-static compute compute_of(const model_builder *b, const dtype_info *type) {
+compute model_compute_of(const model_builder *b, const dtype_info *type) {
     if (b->compute != COMPUTE_AUTO) return b->compute;
     if (type->quantized) return COMPUTE_Q8;
     return type->type == DTYPE_F32 ? COMPUTE_F32 : COMPUTE_BF16;
+}
+
+void model_make_up(const model_builder *b, const char *name, uint32_t n_stack, uint32_t n, uint32_t k, bool vector,
+                   model_tensor *t) {
+    const dtype_info *type = model_source_shape(b->s);
+    if (k % type->block_elems) type = dtype_find(k % 32 ? DTYPE_BF16 : DTYPE_Q8_0);
+    if (vector) type = dtype_find(DTYPE_F32);
+    *t = (model_tensor){.name = name,
+                        .type_name = type->name,
+                        .type = type,
+                        .n_dims = 3,
+                        .dims = {k, n, n_stack},
+                        .n_elems = (int64_t)n_stack * n * k};
 }
 
 /* The tensor, checked against [n, k]; its canonical name for messages and the graph in `full`. */
@@ -31,6 +45,10 @@ static bool take(model_builder *b, int layer, const char *name, const char *suff
         (void)snprintf(full, NAME_BYTES, "%s.%s", name, suffix);
     else
         (void)snprintf(full, NAME_BYTES, "blk.%d.%s.%s", layer, name, suffix);
+    if (model_source_shape(b->s)) {
+        model_make_up(b, full, 1, n, k, n == 1, t);
+        return true;
+    }
     if (i == UINT32_MAX) {
         b->status = fl_fail(b->err, FL_EFORMAT, "tensor %s is missing", full);
         return false;
@@ -54,15 +72,20 @@ static uint32_t named_weight(model_builder *b, int layer, const char *name, cons
     if (!take(b, layer, name, suffix, n, k, &t, full)) return 0;
     return graph_add_weight(b->g, &(graph_weight){.name = full,
                                                   .type = t.type->type,
-                                                  .compute = compute_of(b, t.type),
+                                                  .compute = model_compute_of(b, t.type),
                                                   .n = n,
                                                   .k = k,
                                                   .uses = use,
-                                                  .data = t.data});
+                                                  .data = t.data,
+                                                  .layout = t.data ? NULL : &graph_layout_random});
 }
 
 uint32_t model_weight(model_builder *b, int layer, const char *name, uint32_t n, uint32_t k, unsigned use) {
     return named_weight(b, layer, name, "weight", n, k, use);
+}
+
+uint32_t model_vector(model_builder *b, int layer, const char *name, const char *suffix, uint32_t k) {
+    return named_weight(b, layer, name, suffix, 1, k, GRAPH_USE_VECTOR);
 }
 
 uint32_t model_weight_rows(model_builder *b, int layer, const char *name, uint32_t n_all, uint32_t first, uint32_t n,
@@ -73,7 +96,7 @@ uint32_t model_weight_rows(model_builder *b, int layer, const char *name, uint32
     (void)snprintf(part, sizeof part, "%s[%u:%u]", full, first, first + n);
     return graph_add_weight(b->g, &(graph_weight){.name = part,
                                                   .type = t.type->type,
-                                                  .compute = compute_of(b, t.type),
+                                                  .compute = model_compute_of(b, t.type),
                                                   .n = n,
                                                   .k = k,
                                                   .uses = GRAPH_USE_MATMUL,
@@ -122,8 +145,9 @@ static uint32_t offset_weight(model_builder *b, int layer, const char *name, uin
 }
 
 graph_value model_norm(model_builder *b, int layer, const char *name, graph_value x, uint32_t width) {
-    uint32_t w = b->c->norm_offset != 0 ? offset_weight(b, layer, name, width)
-                                        : model_weight(b, layer, name, 1, width, GRAPH_USE_VECTOR);
+    uint32_t w = b->c->norm_offset != 0 && !model_source_shape(b->s)
+                     ? offset_weight(b, layer, name, width)
+                     : model_weight(b, layer, name, 1, width, GRAPH_USE_VECTOR);
     return graph_rmsnorm(b->g, x, w, width, b->c->eps, graph_label(b->g, layer, name));
 }
 
@@ -178,11 +202,23 @@ graph_value model_attention(model_builder *b, int layer, graph_value x) {
         q = graph_rope_heads(g, q, rope, c->d_k, graph_label(g, layer, "rope_q"));
         k = graph_rope_heads(g, k, rope, c->d_k, graph_label(g, layer, "rope_k"));
     }
-    uint32_t kv = graph_add_kv_layer(
-        g, &(graph_kv_group){
-               .window = l->sliding ? c->window : 0, .n_kv_heads = c->n_kv_heads, .d_k = c->d_k, .d_v = c->d_v});
+    if (c->qk_norm_after && !l->no_rope) {
+        q = graph_rmsnorm(g, q, GRAPH_NONE, c->d_k, c->eps, graph_label(g, layer, "q_norm"));
+        k = graph_rmsnorm(g, k, GRAPH_NONE, c->d_k, c->eps, graph_label(g, layer, "k_norm"));
+    }
+    if (c->pos_scale != 0 && l->no_rope)
+        q = graph_pos_scale(g, q, c->pos_scale, 1, c->pos_scale_every, graph_label(g, layer, "pos_scale"));
+    uint32_t kv = graph_add_kv_layer(g, &(graph_kv_group){.window = l->sliding ? c->window : 0,
+                                                          .chunked = l->sliding && c->chunked,
+                                                          .n_kv_heads = c->n_kv_heads,
+                                                          .d_k = c->d_k,
+                                                          .d_v = c->d_v});
     graph_value written = graph_kv_write(g, k, qkv[2], kv, graph_label(g, layer, "kv_write"));
     graph_value o = graph_attention(g, q, written, c->attn_scale, c->attn_softcap, graph_label(g, layer, "attention"));
+    if (c->sinks) {
+        const char *suffix = model_source_gguf(b->s) ? "weight" : "";
+        graph_attention_sinks(g, o, model_vector(b, layer, "attn_sinks", suffix, c->n_heads));
+    }
     o = product(b, layer, "attn_output", o, c->d_model, c->n_heads * c->d_v);
     return with_bias(b, layer, "attn_output", o, c->d_model, c->output_bias);
 }
@@ -198,6 +234,7 @@ static bool fused_ffn(const model_builder *b, int layer) {
 
 graph_value model_ffn(model_builder *b, int layer, graph_value x) {
     const model_config *c = b->c;
+    if (c->layers[layer].experts) return model_ffn_experts(b, layer, x);
     uint32_t at = 0;
     graph_value gate, up;
     if (!fused_ffn(b, layer)) {

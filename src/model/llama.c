@@ -11,12 +11,11 @@
 #include "model/block.h"
 
 static fl_status configure_llama(model_config *c, const model_source *s, fl_err *err) {
-    uint32_t n_experts;
-    (void)c;
+    uint32_t n_experts; /* GGUF's llama is Mixtral, too */
     fl_status st = model_get_u32_or(s, "expert_count", NULL, 0, &n_experts, err);
-    if (st == FL_OK && n_experts > 0)
-        st = fl_fail(err, FL_EUNSUPPORTED, "llama with %u experts: mixtures of experts are not supported", n_experts);
-    return st;
+    if (st != FL_OK || n_experts == 0) return st;
+    c->experts.routing.renormalise = true;
+    return model_read_experts(c, s, err);
 }
 
 static fl_status configure_mistral(model_config *c, const model_source *s, fl_err *err) {
@@ -64,22 +63,26 @@ static fl_status configure_granite(model_config *c, const model_source *s, fl_er
     return FL_OK;
 }
 
-/* no_rope_layers says 1 where a layer does turn; without the list every fourth one does not. */
-static fl_status configure_smollm3(model_config *c, const model_source *s, fl_err *err) {
+fl_status model_read_no_rope(model_config *c, const model_source *s, fl_err *err) {
     double turns[MODEL_LAYERS_MAX];
     uint32_t n, period;
-    bool on;
     fl_status st = model_list_size(s, "no_rope_layers", &n, err);
     if (st == FL_OK) st = model_get_u32_or(s, NULL, "no_rope_layer_interval", 4, &period, err);
     if (st == FL_OK && n) st = model_list_f64(s, "no_rope_layers", c->n_layers, turns, err);
     if (st != FL_OK) return st;
     for (uint32_t i = 0; i < c->n_layers; i++)
         c->layers[i].no_rope = n ? turns[i] == 0 : period && (i + 1) % period == 0;
-    st = model_get_bool_or(s, NULL, "use_sliding_window", false, &on, err);
+    return FL_OK;
+}
+
+static fl_status configure_smollm3(model_config *c, const model_source *s, fl_err *err) {
+    bool on;
+    fl_status st = model_read_no_rope(c, s, err);
+    if (st == FL_OK) st = model_get_bool_or(s, NULL, "use_sliding_window", false, &on, err);
     return st == FL_OK ? model_read_layers(c, s, on ? 0 : c->n_layers, 0, err) : st;
 }
 
-static void build(model_builder *b) {
+void model_build_decoder(model_builder *b) {
     graph_value h = model_embedding(b);
     for (int l = 0; l < (int)b->c->n_layers; l++) {
         graph_value o = model_attention(b, l, model_norm(b, l, "attn_norm", h, b->c->d_model));
@@ -93,10 +96,10 @@ static void build(model_builder *b) {
 static const model_name phi3_names[] = {
     {"attn_qkv", "self_attn.qkv_proj"}, {"ffn_up", "mlp.gate_up_proj"}, {NULL, NULL}};
 
-const model_family model_llama = {"llama", "llama", true, NULL, configure_llama, build};
-const model_family model_mistral = {NULL, "mistral", false, NULL, configure_mistral, build};
-const model_family model_qwen2 = {"qwen2", "qwen2", false, NULL, configure_qwen2, build};
-const model_family model_qwen3 = {"qwen3", "qwen3", false, NULL, configure_qwen3, build};
-const model_family model_phi3 = {"phi3", "phi3", false, phi3_names, configure_phi3, build};
-const model_family model_granite = {"granite", "granite", true, NULL, configure_granite, build};
-const model_family model_smollm3 = {"smollm3", "smollm3", true, NULL, configure_smollm3, build};
+const model_family model_llama = {"llama", "llama", true, NULL, configure_llama, model_build_decoder};
+const model_family model_mistral = {NULL, "mistral", false, NULL, configure_mistral, model_build_decoder};
+const model_family model_qwen2 = {"qwen2", "qwen2", false, NULL, configure_qwen2, model_build_decoder};
+const model_family model_qwen3 = {"qwen3", "qwen3", false, NULL, configure_qwen3, model_build_decoder};
+const model_family model_phi3 = {"phi3", "phi3", false, phi3_names, configure_phi3, model_build_decoder};
+const model_family model_granite = {"granite", "granite", true, NULL, configure_granite, model_build_decoder};
+const model_family model_smollm3 = {"smollm3", "smollm3", true, NULL, configure_smollm3, model_build_decoder};

@@ -6,9 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
-static const model_family *const families[] = {&model_llama,  &model_mistral, &model_qwen2,   &model_qwen3,
-                                               &model_phi3,   &model_granite, &model_smollm3, &model_gemma2,
-                                               &model_gemma3, &model_olmo2};
+static const model_family *const families[] = {&model_llama,   &model_mistral, &model_qwen2,       &model_qwen3,
+                                               &model_phi3,    &model_granite, &model_smollm3,     &model_gemma2,
+                                               &model_gemma3,  &model_olmo2,   &model_mixtral,     &model_qwen3_moe,
+                                               &model_gpt_oss, &model_llama4,  &model_deepseek_v2, &model_deepseek_v3};
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
 /* ---- which family ---- */
@@ -113,8 +114,8 @@ static fl_status read_sizes(model_config *c, const model_source *s, fl_err *err)
     st = model_get_u32_or(s, "attention.key_length", "head_dim", d_head, &c->d_k, err);
     if (st == FL_OK) st = model_get_u32_or(s, "attention.value_length", NULL, c->d_k, &c->d_v, err);
     if (st != FL_OK) return st;
-    if (c->d_k == 0 || c->d_k > 512 || c->d_k % 2 || c->d_v == 0 || c->d_v > 512)
-        return fl_fail(err, FL_EUNSUPPORTED, "heads of width %u and %u: even widths up to 512 are supported", c->d_k,
+    if (c->d_k == 0 || c->d_k > 576 || c->d_k % 2 || c->d_v == 0 || c->d_v > 576)
+        return fl_fail(err, FL_EUNSUPPORTED, "heads of width %u and %u: even widths up to 576 are supported", c->d_k,
                        c->d_v);
     c->attn_scale = 1.0f / sqrtf((float)c->d_k);
     return FL_OK;
@@ -122,6 +123,12 @@ static fl_status read_sizes(model_config *c, const model_source *s, fl_err *err)
 
 /* The embedding says how many tokens there are; what else counts them must agree. */
 static fl_status read_vocabulary(model_config *c, const model_source *s, fl_err *err) {
+    if (model_source_shape(s)) {
+        fl_status st = model_get_u32(s, NULL, "vocab_size", &c->n_vocab, err);
+        if (st == FL_OK && (c->n_vocab == 0 || c->n_vocab > 1 << 24))
+            st = fl_fail(err, FL_EFORMAT, "config.json: a vocabulary of %u tokens", c->n_vocab);
+        return st == FL_OK ? model_get_bool_or(s, NULL, "tie_word_embeddings", true, &c->tied_head, err) : st;
+    }
     model_tensor t;
     uint32_t n, i = model_source_find(s, c->family->names, -1, "token_embd", "weight");
     if (i == UINT32_MAX) return fl_fail(err, FL_EFORMAT, "tensor token_embd.weight is missing");
@@ -203,18 +210,22 @@ static fl_status read_softcaps(model_config *c, const model_source *s, fl_err *e
     return FL_OK;
 }
 
-static fl_status check_unsupported(const model_source *s, fl_err *err) {
+/* gpt-oss publishes its experts in MXFP4, which the family reads by itself. */
+static fl_status check_unsupported(const model_config *c, const model_source *s, fl_err *err) {
     static const char *const keys[] = {"quantization_config", "dual_chunk_attention_config", "llama_4_scaling",
                                        "use_bidirectional_attention"};
     fl_status st = FL_OK;
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0] && st == FL_OK; i++) st = model_refuse(s, keys[i], err);
+    char method[64] = "";
+    if (c->family == &model_gpt_oss) st = model_get_text(s, NULL, "quantization_config.quant_method", method, err);
+    const size_t first = strcmp(method, "mxfp4") == 0;
+    for (size_t i = first; i < sizeof keys / sizeof keys[0] && st == FL_OK; i++) st = model_refuse(s, keys[i], err);
     return st;
 }
 
 fl_status model_configure(model_config *c, const model_source *s, fl_err *err) {
     *c = (model_config){.embed_scale = 1, .residual_scale = 1, .logit_scale = 1};
     fl_status st = read_family(c, s, err);
-    if (st == FL_OK) st = check_unsupported(s, err);
+    if (st == FL_OK) st = check_unsupported(c, s, err);
     if (st == FL_OK) st = read_sizes(c, s, err);
     if (st == FL_OK) st = model_rope_read(&c->rope, s, NULL, c->d_k, c->context_length, err);
     if (st == FL_OK) st = read_vocabulary(c, s, err);
@@ -253,7 +264,7 @@ fl_status model_build(graph **out, const model_config *m, const model_source *s,
     fl_status st = graph_open(&g, m->n_layers * NODES_PER_LAYER + EXTRA, m->n_layers * WEIGHTS_PER_LAYER + EXTRA, err);
     if (st != FL_OK) return st;
     model_builder b = {.g = g, .c = m, .s = s, .max_len = max_len, .compute = c, .err = err};
-    b.used = base_arena_calloc(&g->arena, model_source_n_tensors(s), 1);
+    b.used = base_arena_calloc(&g->arena, model_source_n_tensors(s) + 1, 1);
     if (b.used) {
         model_ropes(&b);
         m->family->build(&b);

@@ -25,7 +25,25 @@ typedef struct model_family model_family;
 typedef struct {
     bool sliding; /* keys with q - k < window are visible; RoPE is rope_sliding */
     bool no_rope;
+    bool experts; /* the feed-forward part is a mixture of experts */
 } model_layer;
+
+/* The mixture of experts of a layer. */
+typedef struct {
+    graph_routing routing;      /* n_experts 0: the model has none */
+    uint32_t d_ff, d_ff_shared; /* of one expert, and of the one that every token meets (0: none) */
+    bool biased;                /* router and experts have biases */
+    bool choice_bias;           /* the router has a bias for choosing only */
+    bool weigh_input;           /* a route's weight multiplies the expert's input */
+    bool interleaved;           /* folders: gate and up are every other output of one tensor */
+    float act_alpha, act_limit; /* limit not 0: clamped SwiGLU */
+} model_experts;
+
+/* Multi-head latent attention. */
+typedef struct {
+    uint32_t q_lora, kv_lora; /* widths of the latents; q_lora 0: q comes from x itself */
+    uint32_t d_nope, d_rope;  /* columns of a query head without and with RoPE */
+} model_mla;
 
 /* Sizes and constants that all families share; what a file does not say is the family's default. */
 typedef struct {
@@ -44,8 +62,15 @@ typedef struct {
     bool qk_norm;    /* norms on q and k must be there */
     uint32_t window; /* of sliding layers, 0: none slides */
     model_rope rope, rope_sliding;
-    bool rope_half; /* pairs (i, i + d/2), else (2i, 2i+1) */
-    bool tied_head; /* the embedding is the head */
+    bool rope_half;     /* pairs (i, i + d/2), else (2i, 2i+1) */
+    bool tied_head;     /* the embedding is the head */
+    bool chunked;       /* sliding layers see their own window of positions only */
+    bool sinks;         /* attention has a learned sink per head */
+    bool qk_norm_after; /* norms without weights on the heads of q and k, behind RoPE */
+    float pos_scale; /* layers without RoPE multiply q by 1 + pos_scale * log1p(floor((pos + 1) / pos_scale_every)) */
+    uint32_t pos_scale_every;
+    model_experts experts;
+    model_mla mla;
     model_layer layers[MODEL_LAYERS_MAX];
 } model_config;
 

@@ -18,6 +18,7 @@ struct model_source {
     const json_t *text;      /* config's text_config, or config */
     char arch[64];           /* of GGUF: what its keys begin with */
     const char *stem, *head; /* what precedes "layers" and "lm_head" in a folder's names */
+    const dtype_info *shape; /* of made-up weights, instead of a container */
 };
 
 enum { CONFIG_BYTES_MAX = 64 << 20, NAME_BYTES = 256 };
@@ -47,17 +48,21 @@ void model_source_close(model_source *s) {
 void model_source_forget(const model_source *s) {
     if (s->gguf)
         file_gguf_forget(s->gguf);
-    else
+    else if (s->folder)
         file_safetensors_forget(s->folder);
 }
 
 const file_gguf *model_source_gguf(const model_source *s) { return s->gguf; }
 
+const dtype_info *model_source_shape(const model_source *s) { return s->shape; }
+
 const char *model_source_path(const model_source *s) {
+    if (s->shape) return "random weights";
     return s->gguf ? file_gguf_path(s->gguf) : file_safetensors_path(s->folder);
 }
 
 size_t model_source_bytes(const model_source *s) {
+    if (s->shape) return 0;
     return s->gguf ? file_gguf_bytes(s->gguf) : file_safetensors_bytes(s->folder);
 }
 
@@ -152,6 +157,20 @@ fl_status model_source_open_parts(model_source **out, file_safetensors *weights,
     return FL_OK;
 }
 
+fl_status model_source_open_shape(model_source **out, const char *config, const dtype_info *type, fl_err *err) {
+    *out = NULL;
+    model_source *s = base_calloc(1, sizeof *s);
+    if (!s) return fl_fail(err, FL_ENOMEM, "a model: no memory");
+    s->shape = type;
+    fl_status st = parse_config(s, config, strlen(config), err);
+    if (st != FL_OK) {
+        model_source_close(s);
+        return st;
+    }
+    *out = s;
+    return FL_OK;
+}
+
 /* ---- tensors ---- */
 
 static const model_name standard[] = {
@@ -171,6 +190,7 @@ static const char *find_name(const model_name *table, const char *name) {
 }
 
 uint32_t model_source_n_tensors(const model_source *s) {
+    if (s->shape) return 0;
     return s->gguf ? file_gguf_n_tensors(s->gguf) : file_safetensors_n_tensors(s->folder);
 }
 
@@ -210,6 +230,7 @@ static uint32_t find_gguf(const model_source *s, int layer, const char *name, co
 
 uint32_t model_source_find(const model_source *s, const model_name *extra, int layer, const char *name,
                            const char *suffix) {
+    if (s->shape) return UINT32_MAX;
     if (s->gguf) return find_gguf(s, layer, name, suffix);
     char full[NAME_BYTES];
     const char *hf = find_name(extra, name);

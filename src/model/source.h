@@ -44,6 +44,11 @@ FL_CHECKED fl_status model_source_open(model_source **out, const char *path, fl_
 /* From parts that are open already, which it takes over (also on failure): tests and fuzzing. config is JSON. */
 FL_CHECKED fl_status model_source_open_parts(model_source **out, file_safetensors *weights, const char *config,
                                              size_t n_config, fl_err *err);
+/* A configuration without tensors, for weights that are made up: what a family asks for is there, of this type where its
+ * rows are whole blocks of it. config is JSON. Errors: FL_EFORMAT, FL_ENOMEM. */
+FL_CHECKED fl_status model_source_open_shape(model_source **out, const char *config, const dtype_info *type,
+                                             fl_err *err);
+const dtype_info *model_source_shape(const model_source *s); /* NULL: it has tensors */
 /* Whether a folder holds weights: model.safetensors, or an index of several. */
 bool model_source_is_folder(const char *path);
 void model_source_close(model_source *s);

@@ -6,6 +6,7 @@ import array
 import json
 import math
 import pathlib
+import re
 import shutil
 import struct
 
@@ -93,8 +94,18 @@ PARTS = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_att
          "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate_up_proj": "ffn_up",
          "post_attention_layernorm": "ffn_norm", "pre_feedforward_layernorm": "ffn_norm",
          "post_feedforward_layernorm": "post_ffw_norm"}
+PARTS.update({"block_sparse_moe.gate": "ffn_gate_inp", "mlp.gate": "ffn_gate_inp", "mlp.router": "ffn_gate_inp",
+              "feed_forward.router": "ffn_gate_inp", "self_attn.q_a_proj": "attn_q_a", "self_attn.q_a_layernorm": "attn_q_a_norm",
+              "self_attn.q_b_proj": "attn_q_b", "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+              "self_attn.kv_a_layernorm": "attn_kv_a_norm"})
+for _side in ("gate", "up", "down"):
+    PARTS[f"feed_forward.{_side}_proj"] = f"ffn_{_side}"
+    for _shared in ("mlp.shared_experts", "feed_forward.shared_expert"):
+        PARTS[f"{_shared}.{_side}_proj"] = f"ffn_{_side}_shexp"
+SIDES = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 ADJACENT = {"llama", "granite", "smollm3"}  # families whose rows of Wq and Wk the converter permutes
-ARCHITECTURE = {"mistral": "llama", "gemma3_text": "gemma3"}
+ARCHITECTURE = {"mistral": "llama", "gemma3_text": "gemma3", "mixtral": "llama", "qwen3_moe": "qwen3moe", "gpt_oss": "gpt-oss",
+                "llama4_text": "llama4", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2"}
 
 
 def floats(data):
@@ -162,21 +173,111 @@ def gguf_keys(arch, c, d, tensors):
     return keys
 
 
+# ---- GGUF of experts and of latent attention ----
+
+def turned(rows, columns, size, data):
+    """[rows, columns] as [columns, rows]."""
+    return b"".join(data[(r * columns + c) * size:(r * columns + c + 1) * size] for c in range(columns) for r in range(rows))
+
+
+def stack_of(tensors, out):
+    """Experts that are a tensor each, moved from tensors to out as stacks."""
+    found = {}
+    for name in list(tensors):
+        match = re.fullmatch(r"model\.layers\.(\d+)\.\w+\.experts\.(\d+)\.(\w+)\.weight", name)
+        if match:
+            layer, expert, side = match.groups()
+            found.setdefault((layer, SIDES[side]), {})[int(expert)] = tensors.pop(name)
+    for (layer, side), experts in found.items():
+        dtype, (n, k), _ = experts[0]
+        out[f"blk.{layer}.ffn_{side}_exps.weight"] = dtype, [len(experts), n, k], b"".join(experts[i][2] for i in sorted(experts))
+
+
+def fused_stack(layer, part, tensor, mixed, out):
+    """[E, k, 2 n] of gate and up (or [E, k, n] of down), or biases [E, 2 n], as stacks [E, n, k] and biases."""
+    dtype, shape, data = tensor
+    bias, down, size = part.endswith("_bias"), part.startswith("down"), SIZES[dtype]
+    e, k, n = (shape[0], 1, shape[1]) if bias else shape
+    step = len(data) // e
+    experts = [turned(k, n, size, data[i * step:(i + 1) * step]) for i in range(e)]  # [n, k]
+    sides = [("down", 0, n, 1)] if down else [("gate", 0, n, 2), ("up", 1, n, 2)] if mixed else [("gate", 0, n // 2, 1), ("up", n // 2, n, 1)]
+    for side, first, end, every in sides:
+        rows = range(first, end, every)
+        blob = b"".join(x[r * k * size:(r + 1) * k * size] for x in experts for r in rows)
+        name = f"blk.{layer}.ffn_{side}_exps." + ("bias" if bias else "weight")
+        out[name] = dtype, [e, len(rows)] if bias else [e, len(rows), k], blob
+
+
+def split_kv_b(c, layer, tensor, out):
+    dtype, (_, r), data = tensor
+    nope, v, size = c["qk_nope_head_dim"], c["v_head_dim"], SIZES[tensor[0]]
+    step = (nope + v) * r * size
+    heads = [data[i:i + step] for i in range(0, len(data), step)]
+    out[f"blk.{layer}.attn_k_b.weight"] = dtype, [len(heads), r, nope], b"".join(turned(nope, r, size, h) for h in heads)
+    out[f"blk.{layer}.attn_v_b.weight"] = dtype, [len(heads), v, r], b"".join(h[nope * r * size:] for h in heads)
+
+
+def expert_tensors(c, tensors):
+    """The tensors that GGUF shapes in another way, taken out of `tensors`: {GGUF's name: (dtype, shape, bytes)}."""
+    out = {}
+    stack_of(tensors, out)
+    for name in list(tensors):
+        match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
+        if not match:
+            continue
+        layer, part = match.groups()
+        if part == "self_attn.sinks":
+            out[f"blk.{layer}.attn_sinks.weight"] = tensors.pop(name)
+        elif part == "mlp.gate.e_score_correction_bias":
+            out[f"blk.{layer}.exp_probs_b.bias"] = tensors.pop(name)
+        elif part == "self_attn.kv_b_proj.weight":
+            split_kv_b(c, layer, tensors.pop(name), out)
+        elif ".experts." in part:
+            fused_stack(layer, part.rsplit(".", 1)[1], tensors.pop(name), c["model_type"] == "gpt_oss", out)
+    return out
+
+
+def expert_keys(arch, c):
+    count = c.get("num_local_experts", c.get("n_routed_experts"))
+    if not count:
+        return {}
+    a = {"expert_count": count, "expert_used_count": c["num_experts_per_tok"],
+         "expert_feed_forward_length": c.get("moe_intermediate_size", c["intermediate_size"])}
+    if arch == "llama4":
+        a.update({"feed_forward_length": c["intermediate_size_mlp"], "interleave_moe_layer_step": c["interleave_moe_layer_step"]})
+    if arch == "deepseek2":
+        latent, rope, r = c["kv_lora_rank"], c["qk_rope_head_dim"], c["rope_parameters"]
+        a.update({"attention.head_count_kv": 1, "attention.key_length": latent + rope, "attention.value_length": latent,
+                  "attention.key_length_mla": c["qk_nope_head_dim"] + rope, "attention.value_length_mla": c["v_head_dim"],
+                  "attention.kv_lora_rank": latent, "rope.dimension_count": rope,
+                  "leading_dense_block_count": c["first_k_dense_replace"], "expert_shared_count": c["n_shared_experts"],
+                  "expert_weights_scale": float(c["routed_scaling_factor"]), "expert_weights_norm": c["norm_topk_prob"],
+                  "expert_group_count": c["n_group"], "expert_group_used_count": c["topk_group"],
+                  "expert_gating_func": 2 if c["model_type"] == "deepseek_v3" else 1})
+        if c["q_lora_rank"]:
+            a["attention.q_lora_rank"] = c["q_lora_rank"]
+        if r["rope_type"] == "yarn":
+            a["rope.scaling.yarn_log_multiplier"] = 0.1 * r["mscale_all_dim"]
+    return {f"{arch}.{k}": v for k, v in a.items()}
+
+
 def to_gguf(folder, path):
     """What llama.cpp's converter makes of the folder (without a tokenizer); fp32 and bfloat16 stay what they are."""
     c = json.loads((folder / "config.json").read_text())
     arch = ARCHITECTURE.get(c["model_type"], c["model_type"])
     d = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
-    gemma, post = arch.startswith("gemma"), arch.startswith(("gemma", "olmo"))
-    tensors = {}
-    for name, (dtype, shape, data) in read(folder).items():
+    gemma, post = arch.startswith("gemma"), arch.startswith(("gemma", "olmo", "gpt-oss"))
+    kinds, source, tensors = {"F32": "F32", "BF16": 30}, read(folder), {}
+    for name, (dtype, shape, data) in expert_tensors(c, source).items():
+        tensors[name] = kinds[dtype], shape[::-1], data
+    for name, (dtype, shape, data) in source.items():
         if gemma and name.endswith("norm.weight"):
             data = array.array("f", [x + 1 for x in floats(data)]).tobytes()
         if arch in ADJACENT and (".q_proj." in name or ".k_proj." in name):
             heads = c["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
             step = len(data) // shape[0]
             data = b"".join(permute([data[i:i + step] for i in range(0, len(data), step)], heads, d))
-        kind = {"F32": "F32", "BF16": 30}[dtype]
-        tensors[name_of(name, post)] = kind, shape[::-1], data
+        tensors[name_of(name, post)] = kinds[dtype], shape[::-1], data
     keys = gguf_keys(arch, c, d, tensors)
+    keys.update(expert_keys(arch, c))
     return gguf.Model(keys, tensors).save(path)

@@ -15,7 +15,7 @@ NAMES = sorted(p.name for p in folders.TINY.iterdir() if p.is_dir())
 TOLERANCE = 1e-4  # the same fp32 sums in another order: 1e-5 expected of logits up to 10
 TOKENS = [5, 77, 3, 200, 258, 14, 9, 9, 31, 100, 6, 42, 250, 17, 8, 61, 199, 23, 4, 90, 11, 35, 70, 2, 128, 64, 32, 16, 7, 12]
 # What GGUF cannot say: rounded frequencies, which layers have no RoPE, an attention scale other than the heads' width.
-UNSAYABLE = {"llama-bf16-sharded": {}, "smollm3": {"no_rope_layers": None}, "gemma2": {"query_pre_attn_scalar": 20}}
+UNSAYABLE = {"llama-bf16-sharded": {}, "qwen3-moe-bf16": {}, "smollm3": {"no_rope_layers": None}, "gemma2": {"query_pre_attn_scalar": 20}}
 _records = {}
 
 
@@ -37,7 +37,7 @@ def rounded_frequencies(d=16):
 
 
 def folder_of(name):
-    if name == "llama-bf16-sharded":
+    if name.endswith(("bf16", "bf16-sharded")):
         return folders.copy(name, {"rope_parameters": rounded_frequencies()})
     return folders.TINY / name
 
@@ -89,10 +89,14 @@ class Families(Case):
             if name == "mistral":  # GGUF's llama has no window: equal as long as 8 tokens see each other
                 cases = [c for c in cases if len(c["ids"]) <= 8]
                 cases[0]["greedy"] = cases[0]["greedy"][:1]
+            if name == "llama4":  # GGUF's llama4 has chunks of 8192 and no scale before: equal within 8 tokens
+                cases = [c for c in cases if len(c["ids"]) < 8]
+                cases[0]["greedy"] = cases[0]["greedy"][:1]
             self.compare(name, "GGUF", path, cases)
 
     def test_containers_agree(self):
-        for name, config in UNSAYABLE.items():
+        say = {**UNSAYABLE, "llama4": {"attention_chunk_size": 8192, "floor_scale": 8192}}
+        for name, config in say.items():
             folder = folders.copy(name, config)
             path = folders.to_gguf(folder, FOLDER / f"{name}.gguf")
             for ids in ([9, 8, 7, 300], TOKENS):
