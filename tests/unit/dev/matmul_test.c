@@ -381,6 +381,40 @@ TEST(amx_was_compared) {
     if (!has_set("amx")) SKIP("this CPU lacks AMX, or the system does not allow it");
 }
 
+/* A set is only offered where all behind it run: weights it has no form for go to those. */
+TEST(sets_imply_those_behind_them) {
+    uint32_t n;
+    const cpu_kernels *const *all = cpu_kernels_all(&n);
+    for (uint32_t i = 0; i + 1 < n; i++) CHECKF(!all[i]->supported() || all[i + 1]->supported(), "%s", all[i]->isa);
+    CHECK(n > 0 && all[n - 1]->integer == &cpu_ref_matmul);
+}
+
+#if defined(__x86_64__)
+/* Bits of XCR0 whose registers are not in their first state. */
+static unsigned states_in_use(void) {
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
+    return low;
+}
+
+/* Tiles left configured would cost every later task switch 8 KiB. */
+TEST(amx_gives_tiles_back) {
+    enum { TILES = 1 << 17 | 1 << 18, K = 512, TOKENS = 40 };
+    if (!has_set("amx")) SKIP("this CPU lacks AMX, or the system does not allow it");
+    static float x[TOKENS * K], y[TOKENS * 16];
+    static const dtype some[] = {DTYPE_Q4_1, DTYPE_Q6_K, DTYPE_Q8_0};
+    uint64_t seed = 3;
+    for (uint32_t i = 0; i < 3; i++) {
+        uint8_t *rows = rows_draw(some[i], 16, K, DRAW_RANDOM, &seed);
+        cpu_weight w = weight_pack(&cpu_amx_integer, some[i], COMPUTE_Q8, 16, K, rows, &seed);
+        product_all(&cpu_amx_integer, &w, x, TOKENS, y, 16, &seed);
+        CHECK((states_in_use() & TILES) == 0);
+        base_free(w.data);
+        base_free(rows);
+    }
+}
+#endif
+
 TEST(pairs_without_a_packed_form) {
     for (uint32_t s = 0; set_get(s); s++) {
         const cpu_matmul_kernels *m = set_get(s)->integer, *plain = set_get(s)->plain;
