@@ -200,10 +200,11 @@ static void trial_fill(trial *t, uint32_t kind, uint32_t *seed) {
             const uint32_t exponent = base + (*seed >> 8) % spread[kind], bits = *seed >> 16;
             operands[side][i] = (uint16_t)((bits & 0x807f) | exponent << 7);
         }
-    for (uint32_t i = 0; i < ROWS * ROWS;
-         i++) { /* sums so far: of the size of the products, 0, or the reverse of one */
-        const uint32_t bits = (uint32_t)(kind == 0 ? t->a[0][i] ^ 0x8000 : i % 3 ? 0 : t->b[0][i] & 0x80ff) << 16;
-        memcpy(&t->c[0][i], &bits, sizeof bits);
+    /* Sums so far: of the size of the products, 0, or subnormal. */
+    for (uint32_t i = 0; i < ROWS * ROWS; i++) {
+        const uint16_t a = t->a[i / ROWS][i % ROWS] ^ 0x8000, b = t->b[i / ROWS][i % ROWS] & 0x80ff;
+        const uint32_t bits = (uint32_t)(kind == 0 ? a : i % 3 ? 0 : b) << 16;
+        memcpy(&t->c[i / ROWS][i % ROWS], &bits, sizeof bits);
     }
 }
 
