@@ -126,6 +126,7 @@ struct fl_request {
 fl_status engine_load(fl_engine *e, const fl_engine_options *o, fl_err *err);
 void engine_unload(fl_engine *e);
 kv_kind engine_kv_kind(const fl_engine *e, uint32_t group);
+uint32_t engine_span(const fl_engine *e); /* sched_span() */
 /* step.c: takes step_lock for a step, or for something between two steps. The latter goes first: a loop of steps would
  * hardly ever leave the lock to anybody else. */
 void engine_lock_for_step(fl_engine *e);

@@ -97,14 +97,16 @@ kv_kind engine_kv_kind(const fl_engine *e, uint32_t group) {
     return (kv_kind){e->g->kv[group].window, e->g->kv[group].chunked};
 }
 
+uint32_t engine_span(const fl_engine *e) { return sched_span(e->max_tokens, e->n_slots); }
+
 /* Cache room for n_tokens positions: as many full-length requests side by side, and what is left for one more. */
 static uint64_t group_pages(const fl_engine *e, uint32_t group, uint64_t n_tokens) {
     kv_kind kind = engine_kv_kind(e, group);
-    uint64_t full = n_tokens / e->max_len, pages = full * kv_pages_needed(kind, e->max_len, e->max_tokens);
-    pages += kv_pages_needed(kind, (uint32_t)(n_tokens % e->max_len), e->max_tokens);
+    uint64_t full = n_tokens / e->max_len, pages = full * kv_pages_needed(kind, e->max_len, engine_span(e));
+    pages += kv_pages_needed(kind, (uint32_t)(n_tokens % e->max_len), engine_span(e));
     /* Many short requests must find sliding pages as well as full ones. */
     uint64_t all = (n_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS + e->max_seqs;
-    uint64_t each = (uint64_t)e->max_seqs * kv_pages_needed(kind, e->max_len, e->max_tokens);
+    uint64_t each = (uint64_t)e->max_seqs * kv_pages_needed(kind, e->max_len, engine_span(e));
     uint64_t want = kind.window ? each : pages + e->max_seqs;
     return want < all ? want : all;
 }
@@ -237,6 +239,7 @@ fl_status engine_load(fl_engine *e, const fl_engine_options *o, fl_err *err) {
                        .max_units = e->max_tokens,
                        .depth_unit = depth_unit(e->g),
                        .max_requests = ENGINE_REQUESTS_MAX,
+                       .max_in_flight = e->n_slots,
                        .kv = e->kv};
     if (st == FL_OK) st = sched_open(&e->sched, &s, err);
     for (uint32_t i = 0; i < e->n_slots && st == FL_OK; i++) st = open_slot(e, &e->slots[i], err);

@@ -61,7 +61,7 @@ static fl_status check_prompt(const fl_engine *e, const fl_request_options *o, f
 static fl_status check_room(const fl_engine *e, const fl_request *r, fl_err *err) {
     uint32_t positions = r->n_prompt + (r->max_draws ? r->max_draws - 1 : 0);
     for (uint32_t g = 0; g < e->g->n_kv; g++)
-        if (kv_pages_needed(engine_kv_kind(e, g), positions, e->max_tokens) > e->kv_pages[g])
+        if (kv_pages_needed(engine_kv_kind(e, g), positions, engine_span(e)) > e->kv_pages[g])
             return fl_fail(err, FL_EINVAL,
                            "the request may need %u positions, the cache holds %u; ask for fewer tokens or more cache",
                            positions, e->kv_pages[g] * KV_PAGE_TOKENS);

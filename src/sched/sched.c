@@ -33,7 +33,7 @@ struct sched {
     sched_options o;
     entry *entries;
     uint32_t *order; /* [max_requests] handles of requests that are not gone, as they stand in line */
-    uint32_t n_order;
+    uint32_t n_order, span;
     uint64_t arrivals, steps, units_left;
     sched_stats stats;
 };
@@ -43,6 +43,7 @@ fl_status sched_open(sched **out, const sched_options *o, fl_err *err) {
     sched *s = base_calloc(1, sizeof *s);
     if (s) {
         s->o = *o;
+        s->span = sched_span(o->max_tokens, o->max_in_flight);
         if (s->o.max_units == 0) s->o.max_units = o->max_tokens;
         s->entries = base_calloc(o->max_requests, sizeof *s->entries);
         s->order = base_calloc(o->max_requests, sizeof *s->order);
@@ -137,12 +138,12 @@ static void match(sched *s, entry *e) {
 /* Whether the known tokens fit beside what the running requests still need, a page of growth for each. */
 static bool fits(const sched *s, const entry *e) {
     for (uint32_t g = 0; g < kv_cache_n_groups(s->o.kv); g++) {
-        uint64_t need = kv_cache_lacks(s->o.kv, e->seq, g, n_fillable(e), s->o.max_tokens);
+        uint64_t need = kv_cache_lacks(s->o.kv, e->seq, g, n_fillable(e), s->span);
         for (uint32_t i = 0; i < s->n_order; i++) {
             const entry *r = &s->entries[s->order[i]];
             if (r->state != RUNNING) continue;
             bool filled = r->n_planned >= r->n_fill;
-            need += 1 + (filled ? 0 : kv_cache_lacks(s->o.kv, r->seq, g, n_fillable(r), s->o.max_tokens));
+            need += 1 + (filled ? 0 : kv_cache_lacks(s->o.kv, r->seq, g, n_fillable(r), s->span));
         }
         if (need > kv_cache_room(s->o.kv, g)) return false;
     }
@@ -177,6 +178,12 @@ static void preempt(sched *s, entry *e) {
     e->life++;
     e->n_fill = e->r.n_prompt + e->n_draws;
     s->stats.n_preempted++;
+}
+
+/* Gives back what the next piece does not see, but no page that will still get a name. */
+static void slide(sched *s, const entry *e) {
+    bool names = e->r.keys && !e->wrong;
+    kv_cache_slide(s->o.kv, e->seq, names ? e->n_named * KV_PAGE_TOKENS : e->n_planned);
 }
 
 /* The most positions, at most n, that the request at place `at` of the line can hold now: those behind it and not in this
@@ -255,7 +262,7 @@ static void plan_decodes(sched *s, sched_step *step) {
     for (uint32_t i = 0; i < s->n_order && !full(s, step); i++) {
         entry *e = &s->entries[s->order[i]];
         if (!decodes(e, step->number)) continue;
-        kv_cache_slide(s->o.kv, e->seq, e->n_planned);
+        slide(s, e);
         if (make_room(s, step, i, e->n_planned + 1) > e->n_planned) add_piece(s, step, s->order[i], 1);
     }
 }
@@ -310,7 +317,7 @@ static void plan_prompt(sched *s, sched_step *step, uint32_t at, uint64_t most, 
     entry *e = &s->entries[s->order[at]];
     uint32_t n = piece_size(s, step, e, most, least);
     if (n == 0) return;
-    kv_cache_slide(s->o.kv, e->seq, e->n_planned);
+    slide(s, e);
     uint32_t reach = make_room(s, step, at, e->n_planned + n);
     if (reach > e->n_planned) add_piece(s, step, s->order[at], reach - e->n_planned);
 }

@@ -38,8 +38,15 @@ typedef struct {
     uint32_t max_units;                      /* 0: as many as max_tokens */
     uint32_t depth_unit;                     /* depth at which a token takes twice the time; 0: depth is free */
     uint32_t max_requests;                   /* waiting and running */
+    uint32_t max_in_flight;                  /* steps planned and not done */
     kv_cache *kv;                            /* borrowed */
 } sched_options;
+
+/* Positions that a sequence may hold beyond what is visible to its oldest step in flight: the `step` of kv_pages_needed(). Pages
+ * leave sliding layers only when they have their names, so that others can find them. */
+static inline uint32_t sched_span(uint32_t max_tokens, uint32_t max_in_flight) {
+    return max_tokens * max_in_flight + KV_PAGE_TOKENS - 1;
+}
 
 typedef struct {
     uint32_t n_prompt;  /* >= 1 */
@@ -87,7 +94,7 @@ FL_CHECKED fl_status sched_open(sched **out, const sched_options *o, fl_err *err
 void sched_close(sched *s);
 
 /* Adds a request; *handle names it until it is gone. False when max_requests are there. The cache must have room for all
- * positions it may ever hold (n_prompt + max_draws - 1). */
+ * positions it may ever hold (n_prompt + max_draws - 1), sched_span() at a time. */
 bool sched_add(sched *s, const sched_request *r, uint32_t *handle);
 
 /* Plans the next step; step->n_pieces 0: nothing can run now. */

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HANDLES = 24, FLIGHT_MAX = 4, SEQS_MAX = 9, POSITIONS = 320, DRAWS_MAX = 160, PAGES_MAX = 96, IDLE_MAX = 1000 };
+enum { HANDLES = 24, FLIGHT_MAX = 4, SEQS_MAX = 9, POSITIONS = 320, DRAWS_MAX = 160, PAGES_MAX = 112, IDLE_MAX = 1000 };
 
 typedef struct {
     bool live, ended, wrong;
@@ -76,12 +76,14 @@ static void sim_open(sim *m, uint64_t seed) {
     bool crowded = below(m, 2); /* long answers in a small cache: many preemptions */
     m->so.max_tokens = m->so.max_seqs + below(m, below(m, 2) ? 4 : 100);
     m->so.max_rows = 1 + below(m, m->so.max_tokens);
+    m->so.max_in_flight = m->depth;
     m->so.max_units = below(m, 2) ? 1 + below(m, 2 * m->so.max_tokens) : 0;
     m->so.depth_unit = below(m, 2) ? 1 + below(m, 100) : 0;
     m->ko = (kv_options){.n_groups = 1 + below(m, 2), .n_seqs = m->so.max_seqs, .positions_max = POSITIONS};
     for (uint32_t g = 0; g < m->ko.n_groups; g++) {
         m->ko.kind[g] = (kv_kind){below(m, 2) ? 1 + below(m, 120) : 0, below(m, 2)};
-        m->ko.n_pages[g] = kv_pages_needed(m->ko.kind[g], POSITIONS, m->so.max_tokens) + below(m, crowded ? 3 : 80);
+        m->ko.n_pages[g] = kv_pages_needed(m->ko.kind[g], POSITIONS, sched_span(m->so.max_tokens, m->depth)) +
+                           below(m, crowded ? 3 : 80);
         CHECK(m->ko.n_pages[g] <= PAGES_MAX);
     }
     CHECK(kv_cache_open(&m->kv, &m->ko, NULL) == FL_OK);
@@ -374,7 +376,7 @@ TEST(placeholder_only_directly_after) {
     sched *s;
     kv_options ko = {.n_groups = 1, .n_pages = {20}, .n_seqs = 2, .positions_max = 100};
     CHECK(kv_cache_open(&kv, &ko, NULL) == FL_OK);
-    sched_options so = {.max_seqs = 2, .max_tokens = 8, .max_rows = 1, .max_requests = 4, .kv = kv};
+    sched_options so = {.max_seqs = 2, .max_tokens = 8, .max_rows = 1, .max_requests = 4, .max_in_flight = 3, .kv = kv};
     CHECK(sched_open(&s, &so, NULL) == FL_OK);
     uint32_t a, b;
     sched_piece pieces[3][2];
