@@ -129,6 +129,8 @@ typedef struct {
     uint32_t steps_in_flight; /* 0: what suits the device */
     int opt_level;            /* 0: every op by itself, 1 and more: grouped; -1: the default, 2 */
     uint64_t page_shuffle_seed; /* not 0: cache pages are given out in a random order (tests) */
+    bool
+        no_prefix_caching; /* true: a request never starts behind pages that an earlier one with the same tokens filled */
 } fl_engine_options;
 
 FL_API void fl_engine_options_init(fl_engine_options *o);
@@ -150,6 +152,9 @@ typedef struct {
     uint64_t n_steps, n_prompt_tokens, n_output_tokens; /* since open */
     uint64_t n_step_allocations;                        /* made inside steps: 0 */
     uint64_t token_bytes; /* of weights that one token alone reads: of experts, those that it is sent to */
+    uint64_t n_cached_tokens;                           /* prompt tokens that were found in the cache, since open */
+    uint64_t n_preemptions;        /* requests thrown out of a full cache and computed again, since open */
+    uint32_t n_running, n_waiting; /* requests after the last step */
 } fl_engine_info;
 
 FL_API void fl_engine_info_init(fl_engine_info *info);
@@ -199,6 +204,8 @@ typedef struct {
      * prompt_logprobs), by the thread that runs the step; must return quickly and not call the engine. */
     void (*on_logits)(void *user, uint32_t position, const float *logits, uint32_t n_vocab);
     void *user;
+    int32_t priority;       /* smaller is served earlier; among equals first come, first served */
+    const char *cache_salt; /* requests with different salts share no cache pages; copied; NULL: "" */
 } fl_request_options;
 
 FL_API void fl_request_options_init(fl_request_options *o);
@@ -251,6 +258,7 @@ typedef struct {
     uint64_t seed;
     uint32_t n_prompt, n_output; /* tokens; n_output excludes the stop token */
     double queue_ms, prefill_ms, decode_ms;
+    uint32_t n_cached; /* prompt tokens that were not computed: the cache had them */
 } fl_request_stats;
 
 FL_API void fl_request_stats_init(fl_request_stats *s);

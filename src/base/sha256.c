@@ -75,12 +75,18 @@ void base_sha256_add(base_sha256 *s, const void *bytes, size_t n) {
     if (n) memcpy(s->block, p, n);
 }
 
-void base_sha256_end(base_sha256 *s, char hex[BASE_SHA256_HEX_BYTES]) {
-    static const char digits[] = "0123456789abcdef";
+void base_sha256_digest(base_sha256 *s, uint8_t digest[BASE_SHA256_BYTES]) {
     static const uint8_t pad[64] = {0x80};
     uint64_t n_bits = __builtin_bswap64(s->n_bytes * 8);
     base_sha256_add(s, pad, 1 + (119 - s->n_bytes % 64) % 64);
     base_sha256_add(s, &n_bits, sizeof n_bits);
-    for (int i = 0; i < 64; i++) hex[i] = digits[s->h[i / 8] >> (28 - i % 8 * 4) & 15];
+    for (int i = 0; i < BASE_SHA256_BYTES; i++) digest[i] = (uint8_t)(s->h[i / 4] >> (24 - i % 4 * 8));
+}
+
+void base_sha256_end(base_sha256 *s, char hex[BASE_SHA256_HEX_BYTES]) {
+    static const char digits[] = "0123456789abcdef";
+    uint8_t digest[BASE_SHA256_BYTES];
+    base_sha256_digest(s, digest);
+    for (int i = 0; i < 64; i++) hex[i] = digits[digest[i / 2] >> (4 - i % 2 * 4) & 15];
     hex[64] = '\0';
 }

@@ -64,7 +64,11 @@ void fl_engine_get_info(fl_engine *e, fl_engine_info *info) {
                           .n_prompt_tokens = atomic_load(&e->n_prompt_tokens),
                           .n_output_tokens = atomic_load(&e->n_output_tokens),
                           .n_step_allocations = atomic_load(&e->n_step_allocations),
-                          .token_bytes = e->token_bytes};
+                          .token_bytes = e->token_bytes,
+                          .n_cached_tokens = atomic_load(&e->n_cached_tokens),
+                          .n_preemptions = atomic_load(&e->n_preemptions),
+                          .n_running = atomic_load(&e->n_running),
+                          .n_waiting = atomic_load(&e->n_waiting)};
     e->vt->describe(e->dev, &all.cpu_isa, &all.n_threads);
     for (uint32_t i = 0; i < e->g->n_kv; i++)
         if (e->g->kv[i].window == 0 || e->g->n_kv == 1) all.kv_cache_tokens = (uint64_t)e->kv_pages[i] * KV_PAGE_TOKENS;
@@ -156,6 +160,7 @@ fl_status fl_engine_write_weight(fl_engine *e, const char *name, uint64_t row, u
                        (unsigned long long)n_rows, dtype_find(w->type)->name, row_bytes * (size_t)n_rows, n_bytes);
     engine_lock_between_steps(e);
     engine_drain(e);
+    sched_forget(e->sched);
     fl_status st = e->vt->weight_write(e->dev, e->weights[i], (uint32_t)row, (uint32_t)n_rows, rows, err);
     base_mutex_unlock(&e->step_lock);
     return st;

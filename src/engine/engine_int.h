@@ -65,7 +65,7 @@ struct fl_engine {
     uint32_t n_slots, first_slot, n_in_flight; /* ring: the oldest is first_slot */
     uint32_t max_len, max_seqs, max_tokens, max_rows;
     uint32_t kv_pages[GRAPH_GROUPS_MAX];
-    bool kv_f32;
+    bool kv_f32, prefix_caching;
     uint64_t weight_bytes, kv_bytes, token_bytes;
     double load_ms, compile_ms;
     base_mutex step_lock;
@@ -77,7 +77,8 @@ struct fl_engine {
     uint32_t n_between;                 /* threads that wait for the end of a step; guarded by queue_lock */
     bool threaded, quit;                /* guarded by queue_lock */
     pthread_t thread;
-    atomic_uint_fast64_t n_steps, n_prompt_tokens, n_output_tokens, n_step_allocations;
+    atomic_uint_fast64_t n_steps, n_prompt_tokens, n_output_tokens, n_step_allocations, n_cached_tokens, n_preemptions;
+    atomic_uint n_running, n_waiting;
 };
 
 struct fl_request {
@@ -86,6 +87,9 @@ struct fl_request {
     uint32_t handle;  /* of the scheduler */
     uint32_t n_prompt, max_draws;
     uint32_t *tokens; /* [n_prompt + max_draws] */
+    kv_key *keys;     /* of its full pages, the scheduler's; NULL: no prefix caching */
+    kv_key root;
+    int32_t priority;
     sample_params params;
     sample_seen *seen; /* ids of prompt and output, when a penalty is on */
     uint32_t *seen_at; /* [n_vocab] index + 1 into seen */
@@ -97,6 +101,7 @@ struct fl_request {
     /* Published by the engine, guarded by lock. */
     base_mutex lock;
     base_cond changed;
+    uint32_t n_cached;          /* prompt tokens that the cache had when it started */
     uint32_t n_scored, n_drawn; /* prompt tokens scored, tokens drawn (without a stop token) */
     float *prompt_logprobs, *logprobs;
     fl_top *prompt_top, *top; /* [.., n_top] */
@@ -120,6 +125,8 @@ struct fl_request {
 /* load.c */
 fl_status engine_load(fl_engine *e, const fl_engine_options *o, fl_err *err);
 void engine_unload(fl_engine *e);
+kv_kind engine_kv_kind(const fl_engine *e, uint32_t group);
+uint32_t engine_span(const fl_engine *e); /* sched_span() */
 /* step.c: takes step_lock for a step, or for something between two steps. The latter goes first: a loop of steps would
  * hardly ever leave the lock to anybody else. */
 void engine_lock_for_step(fl_engine *e);
@@ -129,7 +136,7 @@ fl_status engine_step(fl_engine *e, bool *busy, fl_err *err);
 /* Waits for and finishes all steps in flight. */
 void engine_drain(fl_engine *e);
 /* request.c: told by the step loop. */
-void engine_request_started(fl_request *r);
+void engine_request_started(fl_request *r, uint32_t n_cached); /* each time it starts; the first counts */
 void engine_request_scored(fl_request *r, uint32_t position, const sample_result *row);
 bool engine_request_drawn(fl_request *r, const sample_result *row); /* false: it has ended with this token */
 void engine_request_finish(fl_request *r, fl_finish finish, const fl_err *why);

@@ -64,6 +64,7 @@ static fl_status choose_limits(fl_engine *e, const fl_engine_options *o, fl_err 
     if (e->max_tokens < e->max_seqs) e->max_tokens = e->max_seqs;
     e->max_rows = o->max_logit_rows ? o->max_logit_rows : e->max_seqs;
     if (e->max_rows > e->max_tokens) e->max_rows = e->max_tokens;
+    e->prefix_caching = !o->no_prefix_caching;
     e->n_slots = o->steps_in_flight ? o->steps_in_flight : e->vt->steps_in_flight;
     if (e->n_slots > ENGINE_SLOTS_MAX)
         return fl_fail(err, FL_EINVAL, "%u steps in flight were asked for, at most %d are possible", e->n_slots,
@@ -130,15 +131,21 @@ static fl_status load_weights(fl_engine *e, fl_err *err) {
     return FL_OK;
 }
 
+kv_kind engine_kv_kind(const fl_engine *e, uint32_t group) {
+    return (kv_kind){e->g->kv[group].window, e->g->kv[group].chunked};
+}
+
+uint32_t engine_span(const fl_engine *e) { return sched_span(e->max_tokens, e->n_slots); }
+
 /* Cache room for n_tokens positions: as many full-length requests side by side, and what is left for one more. */
 static uint64_t group_pages(const fl_engine *e, uint32_t group, uint64_t n_tokens) {
-    uint32_t window = e->g->kv[group].window;
-    uint64_t full = n_tokens / e->max_len, pages = full * kv_cache_pages_needed(window, e->max_len, e->max_tokens);
-    pages += kv_cache_pages_needed(window, (uint32_t)(n_tokens % e->max_len), e->max_tokens);
+    kv_kind kind = engine_kv_kind(e, group);
+    uint64_t full = n_tokens / e->max_len, pages = full * kv_pages_needed(kind, e->max_len, engine_span(e));
+    pages += kv_pages_needed(kind, (uint32_t)(n_tokens % e->max_len), engine_span(e));
     /* Many short requests must find sliding pages as well as full ones. */
     uint64_t all = (n_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS + e->max_seqs;
-    uint64_t each = (uint64_t)e->max_seqs * kv_cache_pages_needed(window, e->max_len, e->max_tokens);
-    uint64_t want = window ? each : pages + e->max_seqs;
+    uint64_t each = (uint64_t)e->max_seqs * kv_pages_needed(kind, e->max_len, engine_span(e));
+    uint64_t want = kind.window ? each : pages + e->max_seqs;
     return want < all ? want : all;
 }
 
@@ -171,7 +178,7 @@ static fl_status open_cache(fl_engine *e, const fl_engine_options *o, fl_err *er
         uint64_t pages = group_pages(e, i, want), bytes = pages * e->vt->kv_page_bytes(e->dev, &e->g->kv[i]);
         if (pages > UINT32_MAX / KV_PAGE_TOKENS)
             return fl_fail(err, FL_EINVAL, "a cache of %llu positions is too large", (unsigned long long)want);
-        k.window[i] = e->g->kv[i].window;
+        k.kind[i] = engine_kv_kind(e, i);
         k.n_pages[i] = e->kv_pages[i] = (uint32_t)pages;
         fl_status st = e->vt->alloc(e->dev, bytes, &e->kv_span[i], err);
         if (st != FL_OK) return fl_wrap(err, st, "the cache");
@@ -230,6 +237,20 @@ static fl_status compile(fl_engine *e, int opt_level, fl_err *err) {
     return st == FL_OK ? FL_OK : fl_wrap(err, st, "compiling the step");
 }
 
+/* The depth at which attention takes as long as the rest of a token: multiplications of weights over those of a key, which
+ * cost about four times as much (docs/PERF.md, kernels). Only how a step is filled depends on it. */
+static uint32_t depth_unit(const graph *g) {
+    uint64_t weights = 0, key = 0;
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        const graph_node *n = &g->nodes[i];
+        if (n->op == OP_MATMUL && n->rows == GRAPH_ROWS_T)
+            weights += (uint64_t)g->weights[n->weight].n * g->weights[n->weight].k;
+        if (n->op == OP_ATTENTION && g->kv[n->kv_group].window == 0) key += n->cols + g->nodes[n->in[0]].cols;
+    }
+    uint64_t depth = key ? weights / (4 * key) : 0;
+    return depth > UINT32_MAX ? UINT32_MAX : depth < 64 ? 64 : (uint32_t)depth;
+}
+
 fl_status engine_load(fl_engine *e, const fl_engine_options *o, fl_err *err) {
     double t0 = base_now();
     compute c = COMPUTE_AUTO;
@@ -253,7 +274,10 @@ fl_status engine_load(fl_engine *e, const fl_engine_options *o, fl_err *err) {
     sched_options s = {.max_seqs = e->max_seqs,
                        .max_tokens = e->max_tokens,
                        .max_rows = e->max_rows,
+                       .max_units = e->max_tokens,
+                       .depth_unit = depth_unit(e->g),
                        .max_requests = ENGINE_REQUESTS_MAX,
+                       .max_in_flight = e->n_slots,
                        .kv = e->kv};
     if (st == FL_OK) st = sched_open(&e->sched, &s, err);
     for (uint32_t i = 0; i < e->n_slots && st == FL_OK; i++) st = open_slot(e, &e->slots[i], err);

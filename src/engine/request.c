@@ -61,7 +61,7 @@ static fl_status check_prompt(const fl_engine *e, const fl_request_options *o, f
 static fl_status check_room(const fl_engine *e, const fl_request *r, fl_err *err) {
     uint32_t positions = r->n_prompt + (r->max_draws ? r->max_draws - 1 : 0);
     for (uint32_t g = 0; g < e->g->n_kv; g++)
-        if (kv_cache_pages_needed(e->g->kv[g].window, positions, e->max_tokens) > e->kv_pages[g])
+        if (kv_pages_needed(engine_kv_kind(e, g), positions, engine_span(e)) > e->kv_pages[g])
             return fl_fail(err, FL_EINVAL,
                            "the request may need %u positions, the cache holds %u; ask for fewer tokens or more cache",
                            positions, e->kv_pages[g] * KV_PAGE_TOKENS);
@@ -106,6 +106,11 @@ static fl_status open_history(fl_request *r, fl_err *err) {
 static fl_status open_arrays(fl_request *r, const fl_request_options *o, fl_err *err) {
     r->tokens = base_calloc((size_t)r->n_prompt + r->max_draws, sizeof *r->tokens);
     bool ok = r->tokens != NULL;
+    if (r->e->prefix_caching) {
+        r->keys = base_calloc(((size_t)r->n_prompt + r->max_draws) / KV_PAGE_TOKENS + 1, sizeof *r->keys);
+        ok = ok && r->keys;
+        r->root = kv_key_root(o->cache_salt ? o->cache_salt : "", o->cache_salt ? strlen(o->cache_salt) : 0);
+    }
     if (r->any_logprobs) ok = ok && (r->logprobs = base_calloc(r->max_draws + 1, sizeof *r->logprobs)) != NULL;
     if (r->score_prompt) ok = ok && (r->prompt_logprobs = base_calloc(r->n_prompt, sizeof *r->prompt_logprobs)) != NULL;
     if (r->n_top) {
@@ -142,6 +147,7 @@ static void set_params(fl_request *r, const fl_request_options *o) {
     r->n_top = o->n_logprobs > 0 ? (uint32_t)o->n_logprobs : 0;
     if (r->n_top > r->e->g->n_vocab) r->n_top = r->e->g->n_vocab;
     r->chunk = o->prefill_chunk;
+    r->priority = o->priority;
     r->on_logits = o->on_logits;
     r->user = o->user;
     r->params = (sample_params){.temperature = o->temperature,
@@ -167,6 +173,7 @@ static void free_request(fl_request *r) {
     tok_stream_clear(&r->stream);
     base_buf_clear(&r->text);
     base_free(r->tokens);
+    base_free(r->keys);
     base_free(r->seen);
     base_free(r->seen_at);
     base_free(r->prompt_logprobs);
@@ -231,9 +238,12 @@ static void copy_top(fl_top *to, const sample_result *row, uint32_t n_top) {
         to[i] = i < row->n_top ? (fl_top){row->top[i].id, row->top[i].logprob} : (fl_top){0, -INFINITY};
 }
 
-void engine_request_started(fl_request *r) {
+void engine_request_started(fl_request *r, uint32_t n_cached) {
     base_mutex_lock(&r->lock);
-    r->t_started = base_now();
+    if (r->t_started == 0) {
+        r->n_cached = n_cached;
+        r->t_started = base_now();
+    }
     base_mutex_unlock(&r->lock);
 }
 
@@ -489,7 +499,8 @@ void fl_request_get_stats(const fl_request *r, fl_request_stats *s) {
                             .n_output = n_output,
                             .queue_ms = 1e3 * (started - r->t_added),
                             .prefill_ms = 1e3 * (first - started),
-                            .decode_ms = r->t_done > first ? 1e3 * (r->t_done - first) : 0};
+                            .decode_ms = r->t_done > first ? 1e3 * (r->t_done - first) : 0,
+                            .n_cached = r->n_cached};
     base_mutex_unlock(&w->lock);
     memcpy(s, &all, s->size < sizeof all ? s->size : sizeof all);
 }

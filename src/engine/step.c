@@ -25,6 +25,17 @@ void engine_lock_between_steps(fl_engine *e) {
     base_mutex_unlock(&e->queue_lock);
 }
 
+/* A request that arrived earlier with the same prompt, whose pages this one can use once they are filled. */
+static uint32_t same_prompt(const fl_engine *e, const fl_request *r) {
+    for (uint32_t h = 0; r->keys && h < ENGINE_REQUESTS_MAX; h++) {
+        const fl_request *o = e->running[h];
+        if (o && o->keys && o->n_prompt == r->n_prompt && kv_key_equal(o->root, r->root) &&
+            memcmp(o->tokens, r->tokens, r->n_prompt * sizeof *r->tokens) == 0)
+            return h;
+    }
+    return SCHED_NONE;
+}
+
 static void take_arrived(fl_engine *e) {
     base_mutex_lock(&e->queue_lock);
     while (e->arrived) {
@@ -33,7 +44,12 @@ static void take_arrived(fl_engine *e) {
                            .max_draws = r->max_draws,
                            .score_prompt = r->score_prompt,
                            .needs_history = sample_needs_history(&r->params),
-                           .chunk = r->chunk};
+                           .chunk = r->chunk,
+                           .priority = r->priority,
+                           .after = same_prompt(e, r),
+                           .tokens = r->keys ? r->tokens : NULL,
+                           .keys = r->keys,
+                           .root = r->root};
         if (!sched_add(e->sched, &s, &r->handle)) break;
         e->arrived = r->next;
         if (!e->arrived) e->arrived_end = &e->arrived;
@@ -52,7 +68,7 @@ static void let_go(fl_engine *e, uint32_t handle) {
 
 static void end_request(fl_engine *e, fl_request *r, fl_finish finish, const fl_err *why) {
     engine_request_finish(r, finish, why);
-    sched_end(e->sched, r->handle);
+    sched_end(e->sched, r->handle, finish != FL_FINISH_ERROR);
     let_go(e, r->handle);
 }
 
@@ -91,7 +107,7 @@ static void fill_piece(fl_engine *e, engine_slot *s, uint32_t i, uint32_t *n_tok
     }
     for (uint32_t g = 0; g < e->g->n_kv; g++) s->pages[g][i] = kv_cache_table(e->kv, p->seq, g);
     if (r->on_logits && p->n_rows) s->outputs.logits = s->logits;
-    if (p->first == 0) engine_request_started(r);
+    if (p->begins) engine_request_started(r, p->first);
 }
 
 static bool launch(fl_engine *e) {
@@ -143,7 +159,7 @@ static void finish_piece(fl_engine *e, engine_slot *s, uint32_t i, uint32_t firs
     if (p->draws) atomic_fetch_add(&e->n_output_tokens, 1);
     bool scored = r->max_draws == 0 && p->first + p->n_tokens == r->n_prompt;
     if (!goes_on || scored) {
-        sched_end(e->sched, p->request);
+        sched_end(e->sched, p->request, true);
         if (scored) engine_request_finish(r, FL_FINISH_LENGTH, NULL);
         let_go(e, p->request);
     }
@@ -157,13 +173,22 @@ static fl_status finish(fl_engine *e, fl_err *err) {
     uint32_t row = 0;
     for (uint32_t i = 0; i < s->step.n_pieces; row += s->step.pieces[i].n_rows, i++)
         finish_piece(e, s, i, row, st == FL_OK ? NULL : &failure);
-    sched_done(e->sched, &s->step);
+    sched_done(e->sched, &s->step, st == FL_OK);
     for (uint32_t i = 0; i < s->step.n_pieces; i++) let_go(e, s->step.pieces[i].request);
     e->first_slot = (e->first_slot + 1) % e->n_slots;
     e->n_in_flight--;
     atomic_fetch_add(&e->n_steps, 1);
     if (st != FL_OK && err) *err = failure;
     return st;
+}
+
+static void publish_stats(fl_engine *e) {
+    sched_stats s;
+    sched_get_stats(e->sched, &s);
+    atomic_store(&e->n_cached_tokens, s.n_matched);
+    atomic_store(&e->n_preemptions, s.n_preempted);
+    atomic_store(&e->n_running, s.n_running);
+    atomic_store(&e->n_waiting, s.n_waiting);
 }
 
 fl_status engine_step(fl_engine *e, bool *busy, fl_err *err) {
@@ -181,6 +206,7 @@ fl_status engine_step(fl_engine *e, bool *busy, fl_err *err) {
     base_mutex_lock(&e->queue_lock);
     *busy = e->arrived || sched_count(e->sched) > 0;
     base_mutex_unlock(&e->queue_lock);
+    publish_stats(e);
     return st;
 }
 
