@@ -12,7 +12,6 @@
 #include "tok/utf8.h"
 
 #define REPLACEMENT "\xef\xbf\xbd"
-#define UNKNOWN     " \xe2\x81\x87 "
 
 void tok_stream_init(tok_stream *s, const tok *t, unsigned flags) { *s = (tok_stream){.t = t, .flags = flags}; }
 
@@ -63,9 +62,10 @@ static bool put_spm(tok_stream *s, uint32_t id, base_buf *out) {
     if (s->n_pending) s->started = true;
     if (!replace_pending(s, out)) return false;
     if (t->types[id] == TOK_CONTROL) return true;
-    if (t->types[id] == TOK_UNKNOWN) return base_buf_puts(out, UNKNOWN);
-    if (t->add_space_prefix && !s->started && x.n && x.bytes[0] == ' ') {
-        s->started = true;
+    if (t->types[id] == TOK_UNKNOWN) return base_buf_puts(out, t->unk_text);
+    bool blank = x.n && x.bytes[0] == ' ' && (!t->literal_blanks || tok_table_get(&t->spelled, id).bytes[0] != ' ');
+    if ((t->add_space_prefix || t->squeeze_blanks) && !s->started && blank) {
+        s->started = !t->squeeze_blanks;
         x.bytes++;
         x.n--;
     }

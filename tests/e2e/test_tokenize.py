@@ -47,6 +47,18 @@ class Tokenize(Case):
         self.refused(1, "no weights", "run", folder, "hello")
         self.refused(1, "without tokenizer.json", "tokenize", own, "hello")
 
+    def test_unigram_gguf(self):
+        golden = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden", "tok")
+        model = os.path.join(golden, "own", "uni-nfkc.gguf")
+        with open(os.path.join(golden, "strings.json"), encoding="utf-8") as f:
+            strings = json.load(f)["strings"]
+        with open(os.path.join(golden, "own-uni-nfkc.gguf.json"), encoding="utf-8") as f:
+            cases = json.load(f)["cases"]
+        hexed = "".join(strings[c["i"]]["hex"] + "\n" for c in cases).encode()
+        out = self.ok("tokenize", model, "--no-bos", "--lines", "--hex", stdin=hexed).decode().splitlines()
+        self.assertEqual([json.loads(line)["ids"] for line in out], [c["plain"] for c in cases])
+        self.assertEqual(self.json("tokenize", model, "Hello")["ids"][-1], 1)
+
     def test_lines(self):
         model = tiny()
         lines = ["hello", "", "the world"]

@@ -221,7 +221,7 @@ TEST(json_unigram_precompiled) { check_json("uni-rules-hf"); }
 /* String 256 has a punctuation mark that is younger than the reference's tables (docs/tokenizers.md). */
 TEST(json_wordpiece) { check_json_but("wordpiece", 256); }
 
-static void check_spm(const char *name) {
+static void check_spm(const char *name, bool add_bos, bool add_eos) {
     char path[256];
     size_t n;
     fl_err err;
@@ -229,14 +229,14 @@ static void check_spm(const char *name) {
     snprintf(path, sizeof path, GOLDEN "own/%s/tokenizer.model", name);
     char *bytes = read_file(path, &n);
     CHECK(bytes != NULL);
-    fl_status st = tok_open_sentencepiece(&t, bytes, n, true, false, &err);
+    fl_status st = tok_open_sentencepiece(&t, bytes, n, add_bos, add_eos, &err);
     CHECKF(st == FL_OK, "%s: %s", name, err.msg);
     snprintf(path, sizeof path, GOLDEN "own-%s.json", name);
     if (t) check_golden(t, path);
     tok_close(t);
     /* Every shorter file opens or is refused, with nothing left behind. */
     size_t before = base_mem_bytes();
-    for (size_t cut = 0; cut < n; cut += cut < 200 || cut > n - 400 ? 1 : 97) {
+    for (size_t cut = 0; cut < n; cut += cut < 200 || cut > n - 400 ? 1 : n / 200) {
         char *part = malloc(cut + 1);
         if (!part) break;
         memcpy(part, bytes, cut);
@@ -249,8 +249,13 @@ static void check_spm(const char *name) {
     free(bytes);
 }
 
-TEST(sentencepiece_file_plain) { check_spm("bpe-plain"); }
-TEST(sentencepiece_file_byte_fallback) { check_spm("bpe-bf"); }
+TEST(sentencepiece_file_plain) { check_spm("bpe-plain", true, false); }
+TEST(sentencepiece_file_byte_fallback) { check_spm("bpe-bf", true, false); }
+TEST(sentencepiece_file_unknown) { check_spm("bpe-unk", true, false); }
+TEST(sentencepiece_file_suffix) { check_spm("bpe-suffix", true, false); }
+TEST(sentencepiece_file_unigram) { check_spm("uni-keep", false, false); }
+TEST(sentencepiece_file_unigram_rules) { check_spm("uni-rules", true, false); }
+TEST(sentencepiece_file_unigram_nfkc) { check_spm("uni-nfkc", false, true); }
 
 TEST(sentencepiece_file_bad) {
     static const struct {
@@ -260,8 +265,11 @@ TEST(sentencepiece_file_bad) {
     } cases[] = {{"", 0, "no SentencePiece model"},
                  {"\xff\xff\xff\xff", 4, "no SentencePiece model"},
                  {"\x0a\x7f", 2, "no SentencePiece model"},
-                 {"\x0a\x03\x0a\x01q", 5, "not BPE"},
-                 {"\x0a\x03\x0a\x01q\x12\x02\x18\x02", 9, "remove_extra_whitespaces"}};
+                 {"\x0a\x03\x0a\x01q\x12\x02\x18\x03", 9, "WORD"},
+                 {"\x0a\x03\x0a\x01q\x12\x02\x18\x04", 9, "CHAR"},
+                 {"\x0a\x03\x0a\x01q\x1a\x03\x12\x01z", 10, "trie"},
+                 {"\x0a\x03\x0a\x01q\x12\x02\x40\x00\x2a\x03\x12\x01z", 14, "denormalizer"},
+                 {"\x0a\x03\x0a\x01q\x12\x0c\xc0\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 19, "unknown"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fl_err err;
         tok *t;
@@ -737,6 +745,77 @@ TEST(json_exploding_pattern) {
     CHECK(ids.n == 0);
     tok_ids_clear(&ids);
     tok_close(t);
+}
+
+/* The n-th allocation fails: opening, encoding and decoding give up and leave nothing behind. */
+static void check_spm_allocations(const char *name) {
+    static const char text[] = "Hello  world, 12 <s> <ent> \xe4\xbd\xa0\xe5\xa5\xbd \xcc\x81";
+    char path[256];
+    size_t n;
+    snprintf(path, sizeof path, GOLDEN "own/%s/tokenizer.model", name);
+    char *bytes = read_file(path, &n);
+    CHECK(bytes != NULL);
+    for (uint64_t k = 1; bytes; k++) {
+        fl_err err;
+        tok *t = NULL;
+        tok_ids ids = {0};
+        base_buf out = {0};
+        size_t before = base_mem_bytes();
+        base_mem_fail_at(k);
+        fl_status st = tok_open_sentencepiece(&t, bytes, n, false, true, &err);
+        if (st == FL_OK) st = tok_encode(t, text, sizeof text - 1, TOK_ADD_SPECIAL | TOK_PARSE_SPECIAL, &ids, &err);
+        if (st == FL_OK) st = tok_decode(t, ids.ids, ids.n, 0, &out, &err);
+        bool failed = base_mem_failed();
+        base_mem_fail_at(0);
+        CHECKF(failed ? st == FL_ENOMEM : st == FL_OK, "%s: allocation %d: %s", name, (int)k, st ? err.msg : "");
+        tok_ids_clear(&ids);
+        base_buf_clear(&out);
+        tok_close(t);
+        CHECK(base_mem_bytes() == before);
+        if (!failed) break;
+        CHECK(k < 1000);
+    }
+    free(bytes);
+}
+
+TEST(sentencepiece_allocation_failures) {
+    check_spm_allocations("bpe-unk");
+    check_spm_allocations("uni-rules");
+    check_spm_allocations("uni-nfkc");
+}
+
+/* The rules of a model with its bytes changed at random: text stays UTF-8, and nothing is read outside. */
+TEST(sentencepiece_garbage_charsmap) {
+    size_t n;
+    char *bytes = read_file(GOLDEN "own/uni-rules/tokenizer.model", &n), *part = malloc(n + 1);
+    static const char text[] =
+        "Hello  w\xc3\xb6rld \xef\xac\x81 \xe2\x91\xa0 \xf0\x9f\x99\x82 \xe4\xbd\xa0\xcc\x81 abc \xe3\x8e\x8f";
+    CHECK(bytes && part);
+    uint64_t seed = 1, opened = 0;
+    for (int round = 0; bytes && part && round < 3000; round++) {
+        memcpy(part, bytes, n);
+        for (int k = 0; k < 8; k++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            /* the normaliser lies behind the pieces */
+            part[n - 1 - (seed >> 33) % 3000] = (char)(seed >> 25);
+        }
+        fl_err err;
+        tok *t = NULL;
+        tok_ids ids = {0};
+        base_buf out = {0};
+        fl_status st = tok_open_sentencepiece(&t, part, n, false, false, &err);
+        if (st == FL_OK) {
+            opened++;
+            CHECK(tok_encode(t, text, sizeof text - 1, 0, &ids, &err) == FL_OK);
+            CHECK(tok_decode(t, ids.ids, ids.n, 0, &out, &err) == FL_OK);
+        }
+        tok_ids_clear(&ids);
+        base_buf_clear(&out);
+        tok_close(t);
+    }
+    CHECKF(opened > 100, "%d opened", (int)opened);
+    free(bytes);
+    free(part);
 }
 
 static void check_json_allocations(const char *name) {
