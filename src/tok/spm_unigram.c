@@ -1,9 +1,9 @@
 /* SentencePiece's Unigram model: the cut of a text into pieces whose scores have the greatest sum, by Viterbi over byte
  * positions; O(n times the longest piece). Where no piece covers exactly the character at hand, the unknown token may,
- * for the lowest score of normal pieces minus 10. Unused pieces are passed over. A user-defined piece of k bytes counts
- * k times the highest score of normal pieces minus 0.1, so that it always wins. A path is changed only for a strictly
- * greater sum. Sums are kept in single precision but compared in double, as the library's are: this decides ties.
- * Source: google/sentencepiece, src/unigram_model.cc, EncodeOptimized.
+ * for the lowest score of normal pieces minus 10. Unused pieces are passed over; user-defined ones count 0, which wins but
+ * against a longer normal piece. (Library 0.2.1 let them always win.) A path is changed only for a
+ * strictly greater sum, in single precision: rounding decides between cuts whose scores are equal, as in the library.
+ * Source: google/sentencepiece, src/unigram_model.cc, EncodeOptimized; what 0.2.3 answers.
  */
 #include "tok/tok_int.h"
 
@@ -21,12 +21,8 @@ typedef struct {
 fl_status tok_spm_unigram_open(tok *t, fl_err *err) {
     if (t->unk == TOK_NONE) return fl_fail(err, FL_EFORMAT, "the Unigram model has no unknown token");
     float low = FLT_MAX;
-    t->score_max = FLT_MIN; /* the library's start, though scores are below it */
-    for (uint32_t i = 0; i < t->n_vocab; i++) {
-        if (t->types[i] != TOK_NORMAL) continue;
-        if (t->scores[i] < low) low = t->scores[i];
-        if (t->scores[i] > t->score_max) t->score_max = t->scores[i];
-    }
+    for (uint32_t i = 0; i < t->n_vocab; i++)
+        if (t->types[i] == TOK_NORMAL && t->scores[i] < low) low = t->scores[i];
     t->unk_score = low - 10.0f;
     if (tok_match_init(&t->trie, t->pieces, t->types, 1u << TOK_NORMAL | 1u << TOK_USER_DEFINED)) return FL_OK;
     return fl_fail(err, FL_ENOMEM, "vocabulary of %u tokens", t->n_vocab);
@@ -45,8 +41,7 @@ static void find_path(const tok *t, const char *text, size_t n, node *path) {
         uint32_t id;
         size_t len;
         while (tok_match_next(&t->trie, &w, &id, &len)) {
-            float score =
-                t->types[id] == TOK_USER_DEFINED ? (float)((double)((float)len * t->score_max) - 0.1) : t->scores[id];
+            float score = t->types[id] == TOK_USER_DEFINED ? 0.0f : t->scores[id];
             improve(&path[i + len], score + path[i].score, i, id);
             single = single || len == step;
         }

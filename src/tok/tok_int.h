@@ -248,7 +248,7 @@ struct tok {
     tok_match user;          /* user-defined pieces */
     tok_match user_spelled;  /* the same in text before the rules */
     tok_match trie;          /* unigram: normal and user-defined pieces */
-    float score_max, unk_score;
+    float unk_score;
     float *scores; /* [n_vocab] */
     uint32_t piece_bytes_max;
     bool has_unused;
