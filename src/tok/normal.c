@@ -116,23 +116,23 @@ static bool put_replaced(const tok_norm *s, const char *text, size_t n, base_buf
 
 static fl_status put_pattern(tok_pipe_run *r, const tok_norm *s, const char *text, size_t n, base_buf *out,
                              fl_err *err) {
-    size_t at = 0, range[2];
+    size_t at = 0, done = 0, touched = SIZE_MAX, range[2];
     bool ok = true;
     while (ok && at <= n) {
         bool found;
         fl_status st = tok_words_search(r->words, s->stage, text, n, at, range, &found, err);
         if (st != FL_OK) return st;
         if (!found) break;
-        ok = base_buf_append(out, text + at, range[0] - at) && base_buf_append(out, s->to, s->n_to);
-        size_t next = range[1];
-        if (range[0] == range[1]) {
-            if (next == n) return ok ? FL_OK : fl_fail(err, FL_ENOMEM, "normalised text");
-            next += (size_t)tok_utf8_char((const uint8_t *)text + next, n - next);
-            ok = ok && base_buf_append(out, text + range[1], next - range[1]);
+        if (range[0] == range[1] && range[0] == touched) { /* no empty match touches the match before */
+            if (at >= n) break;
+            at += (size_t)tok_utf8_char((const uint8_t *)text + at, n - at);
+            continue;
         }
-        at = next;
+        ok = base_buf_append(out, text + done, range[0] - done) && base_buf_append(out, s->to, s->n_to) &&
+             out->len <= TOK_TEXT_MAX;
+        at = done = touched = range[1];
     }
-    if (ok && at < n) ok = base_buf_append(out, text + at, n - at);
+    if (ok && done < n) ok = base_buf_append(out, text + done, n - done);
     return ok ? FL_OK : fl_fail(err, FL_ENOMEM, "normalised text");
 }
 

@@ -714,8 +714,11 @@ TEST(json_bad_input) {
     refuse_json(WITH("\"normalizer\":{\"type\":\"Prepend\"}"), FL_EFORMAT, "Prepend");
     refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}"), FL_EUNSUPPORTED, "UnicodeScripts");
     refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"}}"), FL_EFORMAT, "compile");
-    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&b]\"}}"), FL_EUNSUPPORTED,
-                "&&");
+    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&[b]\"}}"), FL_EFORMAT,
+                "no end");
+    refuse_json(
+        WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[[[[[[[[[[[[[[[[[a]]]]]]]]]]]]]]]]]\"}}"),
+        FL_EUNSUPPORTED, "17 deep");
     refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"x\",\"pattern\":{\"String\":\"a\"}}"),
                 FL_EUNSUPPORTED, "behavior");
     refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"ByteLevel\"}"), FL_EUNSUPPORTED, "without decoder");
