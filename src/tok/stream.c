@@ -72,6 +72,12 @@ static bool put_spm(tok_stream *s, uint32_t id, base_buf *out) {
     return put_bytes(s, x, out) && replace_pending(s, out);
 }
 
+bool tok_put_lossy(const tok *t, tok_text x, base_buf *out) {
+    tok_stream s;
+    tok_stream_init(&s, t, 0);
+    return put_bytes(&s, x, out) && replace_pending(&s, out);
+}
+
 fl_status tok_stream_push(tok_stream *s, uint32_t id, base_buf *out, fl_err *err) {
     const tok *t = s->t;
     if (id >= t->n_vocab) return fl_fail(err, FL_EINVAL, "token %u is beyond the vocabulary of %u", id, t->n_vocab);
@@ -89,10 +95,15 @@ fl_status tok_stream_push(tok_stream *s, uint32_t id, base_buf *out, fl_err *err
 }
 
 fl_status tok_stream_finish(tok_stream *s, base_buf *out, fl_err *err) {
-    bool ok = replace_pending(s, out) && (!s->t->pipe || tok_pipe_finish(s, out));
+    const tok_pipe *p = s->t->pipe;
+    fl_status st = FL_OK;
+    if (p && p->dec_whole)
+        st = tok_pipe_list(s, out, err);
+    else if (!replace_pending(s, out) || (p && !tok_pipe_finish(s, out)))
+        st = fl_fail(err, FL_ENOMEM, "text of a token");
     tok_stream_clear(s);
     tok_stream_init(s, s->t, s->flags);
-    return ok ? FL_OK : fl_fail(err, FL_ENOMEM, "text of a token");
+    return st;
 }
 
 fl_status tok_decode(const tok *t, const uint32_t *ids, size_t n, unsigned flags, base_buf *out, fl_err *err) {

@@ -218,6 +218,9 @@ bool tok_spm_unigram(const tok_merge *m, size_t n, tok_ids *out);
 /* Marks the tokens that end a turn; the types and t->added are there. */
 FL_CHECKED fl_status tok_find_stops(tok *t, fl_err *err);
 
+/* stream.c: appends bytes as text, U+FFFD per maximal prefix of a character where they are none. */
+bool tok_put_lossy(const tok *t, tok_text x, base_buf *out);
+
 struct tok {
     struct tok_pipe *pipe; /* a tokenizer.json (pipe.h); NULL: from a tok_source */
     bool spm;

@@ -2,12 +2,15 @@
 """Holds flambeau's tokenizers against the reference libraries on random texts.
 
   compare_tokenizers.py MODEL [--reference FILE] [--n 1000000] [--seed 1] [--special] [--show 10]
+                        [--each FILE | --without FILE]
 
 MODEL is what `flambeau tokenize` takes. The reference is read from --reference, or from MODEL: tokenizer.json (library
 tokenizers), tokenizer.model (sentencepiece), or a rank file with --pattern (tiktoken). Texts come from the seed and the
 pieces of the vocabulary alone, so that a run can be repeated: text i is made by random.Random(seed * 2**32 + i).
 Both sides encode each text without adding tokens (--special: with special tokens found in text) and decode the ids again. Differences are
 printed and counted; the last line is `N texts, N different ids, N different texts`; the exit code is 1 if there are any.
+--each looks at every character by itself (between letters, alone, between blanks, behind a letter) and writes those
+on which the two differ to FILE, with their Unicode categories; --without leaves texts with these out and says how many.
 Needs the library on the Python path; everything runs in one thread.
 """
 import argparse
@@ -167,6 +170,26 @@ def ours(a, texts):
     return ids, [bytes.fromhex(x).decode(errors="replace") for x in back]
 
 
+def each(a, ref):
+    chars = [chr(c) for c in range(0x110000) if not 0xd800 <= c <= 0xdfff]
+    forms = ["a{}b", "{}", " {} ", "a{}", "{}1", ".{}."]
+    found = {}
+    for form in forms:
+        texts = [form.replace("{}", c) for c in chars]
+        ids, _ = ours(a, texts)
+        for c, x, y in zip(chars, ids, ref.encode(texts)):
+            if x != y:
+                found.setdefault(c, form)
+    with open(a.each, "w", encoding="ascii") as f:
+        for c, form in sorted(found.items()):
+            f.write(f"{ord(c):X} {unicodedata.category(c)} {form}\n")
+    counts = {}
+    for c in found:
+        counts[unicodedata.category(c)] = counts.get(unicodedata.category(c), 0) + 1
+    print(f"{len(found)} characters differ: {counts}")
+    return 0
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model")
@@ -177,15 +200,27 @@ def main():
     p.add_argument("--batch", type=int, default=50000)
     p.add_argument("--newer", action="store_true", help="characters younger than Python's tables, too")
     p.add_argument("--special", action="store_true")
+    p.add_argument("--each")
+    p.add_argument("--without")
     p.add_argument("--show", type=int, default=10)
     p.add_argument("--flambeau", default="build/flambeau")
     a = p.parse_args()
     global NEWER
     NEWER = a.newer
     ref = open_reference(a)
+    if a.each:
+        return each(a, ref)
+    without = set()
+    if a.without:
+        with open(a.without, encoding="ascii") as f:
+            without = {chr(int(line.split()[0], 16)) for line in f}
+    left_out = 0
     bad_ids = bad_texts = shown = 0
     for begin in range(0, a.n, a.batch):
         texts = [make_text((a.seed << 32) + i, ref.pieces) for i in range(begin, min(a.n, begin + a.batch))]
+        n = len(texts)
+        texts = [x for x in texts if without.isdisjoint(x)] if without else texts
+        left_out += n - len(texts)
         ids, back = ours(a, texts)
         want = ref.encode(texts)
         printed = ref.decode(ids)
@@ -201,7 +236,8 @@ def main():
                     print(f"  behind {ref.decode([ids[i][:k]])[0][-40:]!a}: ours {ids[i][k:k + 8]}, wanted {want[i][k:k + 8]}")
                 if wrong_text:
                     print(f"  text: ours {back[i][:200]!a}\n      wanted {printed[i][:200]!a}")
-        print(f"{begin + len(texts)} texts, {bad_ids} different ids, {bad_texts} different texts", flush=True)
+        note = f" ({left_out} left out)" if without else ""
+        print(f"{min(a.n, begin + a.batch) - left_out} texts{note}, {bad_ids} different ids, {bad_texts} different texts", flush=True)
     return 1 if bad_ids or bad_texts else 0
 
 

@@ -219,6 +219,21 @@ TEST(json_bpe_byte_fallback) { check_json("bpe-bf-hf"); }
 TEST(json_unigram) { check_json("uni-keep-hf"); }
 TEST(json_unigram_precompiled) { check_json("uni-rules-hf"); }
 /* String 256 has a punctuation mark that is younger than the reference's tables (docs/tokenizers.md). */
+TEST(json_kimi) { check_json("kimi"); }
+TEST(json_nmt) { check_json("nmt"); }
+TEST(json_scripts) { check_json("scripts"); }
+TEST(json_scripts_blanks) { check_json("scripts-blanks"); }
+TEST(json_fixed_length) { check_json("fixed"); }
+TEST(json_word_level) { check_json("wordlevel"); }
+TEST(json_bpe_decoder) { check_json("suffix"); }
+TEST(json_ctc) { check_json("ctc"); }
+TEST(json_decoders_behind_fuse) { check_json("behind-fuse"); }
+TEST(json_pattern_decoder) { check_json("regex-decoder"); }
+TEST(json_level_before_words) { check_json("level-words"); }
+TEST(json_level_wordpiece) { check_json("level-wordpiece"); }
+TEST(json_level_normalizer) { check_json("level-norm"); }
+TEST(json_level_and_fuse) { check_json("level-fuse"); }
+/* String 256 again. */
 TEST(json_wordpiece) { check_json_but("wordpiece", 256); }
 
 static void check_spm(const char *name, bool add_bos, bool add_eos) {
@@ -691,7 +706,8 @@ TEST(json_bad_input) {
     refuse_json("", FL_EFORMAT, "tokenizer.json");
     refuse_json("[1]", FL_EFORMAT, "no JSON object");
     refuse_json("{}", FL_EUNSUPPORTED, "BPE, Unigram, WordPiece");
-    refuse_json("{\"model\":{\"type\":\"WordLevel\"}}", FL_EUNSUPPORTED, "WordLevel");
+    refuse_json("{\"model\":{\"type\":\"Word\"}}", FL_EUNSUPPORTED, "\"Word\"");
+    refuse_json("{\"model\":{\"type\":\"WordLevel\"}}", FL_EFORMAT, "no vocabulary");
     refuse_json("{" BPE("\"a c\"") "}", FL_EFORMAT, "right piece");
     refuse_json("{" BPE("\"b a\"") "}", FL_EFORMAT, "joined piece");
     refuse_json("{" BPE("[\"a\"]") "}", FL_EFORMAT, "no pair");
@@ -708,11 +724,12 @@ TEST(json_bad_input) {
                 "given twice");
     refuse_json(WITH("\"added_tokens\":[{\"id\":1,\"content\":\"x\"}]"), FL_EFORMAT, "given twice");
     refuse_json(WITH("\"added_tokens\":[{\"id\":3}]"), FL_EFORMAT, "no content");
-    refuse_json(WITH("\"normalizer\":{\"type\":\"Nmt\"}"), FL_EUNSUPPORTED, "normalizer \"Nmt\"");
+    refuse_json(WITH("\"normalizer\":{\"type\":\"X\"}"), FL_EUNSUPPORTED, "normalizer \"X\"");
     refuse_json(WITH("\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAAA\"}"), FL_EFORMAT,
                 "trie");
     refuse_json(WITH("\"normalizer\":{\"type\":\"Prepend\"}"), FL_EFORMAT, "Prepend");
-    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}"), FL_EUNSUPPORTED, "UnicodeScripts");
+    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"X\"}"), FL_EUNSUPPORTED, "pre-tokenizer \"X\"");
+    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"FixedLength\",\"length\":0}"), FL_EUNSUPPORTED, "FixedLength of 0");
     refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"}}"), FL_EFORMAT, "compile");
     refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&[b]\"}}"), FL_EFORMAT,
                 "no end");
@@ -721,8 +738,10 @@ TEST(json_bad_input) {
         FL_EUNSUPPORTED, "17 deep");
     refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"x\",\"pattern\":{\"String\":\"a\"}}"),
                 FL_EUNSUPPORTED, "behavior");
-    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"ByteLevel\"}"), FL_EUNSUPPORTED, "without decoder");
-    refuse_json(WITH("\"decoder\":{\"type\":\"CTC\"}"), FL_EUNSUPPORTED, "decoder \"CTC\"");
+    refuse_json(WITH("\"decoder\":{\"type\":\"X\"}"), FL_EUNSUPPORTED, "decoder \"X\"");
+    refuse_json(WITH("\"decoder\":{\"type\":\"CTC\",\"pad_token\":1}"), FL_EFORMAT, "pad_token");
+    refuse_json(WITH("\"decoder\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"(\"},\"content\":\"\"}"), FL_EFORMAT,
+                "compile");
     refuse_json(WITH("\"post_processor\":{\"type\":\"X\"}"), FL_EUNSUPPORTED, "post-processor \"X\"");
     enum { DEEP = 10000 };
     char *deep = malloc(2 * DEEP + 1);
@@ -854,6 +873,8 @@ static void check_json_allocations(const char *name) {
 
 TEST(json_allocation_failures) {
     check_json_allocations("prefix");
+    check_json_allocations("behind-fuse");
+    check_json_allocations("scripts");
     check_json_allocations("norms");
     check_json_allocations("uni-rules-hf");
     check_json_allocations("wordpiece");
