@@ -30,7 +30,7 @@ struct fl_model {
     tok *tok;
     fl_status template_status; /* why there is no template */
     fl_err template_err;
-    jinja *chat_template;
+    jinja *chat_template, *tool_template; /* the latter, if there is one, where tools are given */
     uint32_t n_stop, stop[ENGINE_STOP_MAX];
     uint64_t n_params;
 };
@@ -138,6 +138,7 @@ void engine_request_released(fl_request *r);
 fl_status engine_open_tok(tok **out, const file_gguf *f, fl_err *err);
 /* text.c: what is a tokenizer without weights, by its name. */
 bool engine_is_text(const char *path);
+void engine_add_stop(fl_model *m, uint32_t id); /* model.c */
 fl_status engine_open_text(fl_model *m, const char *path, fl_err *err);
 
 #endif

@@ -43,7 +43,7 @@ static char *list_types(const file_gguf *f) {
     return s;
 }
 
-static void add_stop(fl_model *m, uint32_t id) {
+void engine_add_stop(fl_model *m, uint32_t id) {
     for (uint32_t i = 0; i < m->n_stop; i++)
         if (m->stop[i] == id) return;
     if (m->n_stop < ENGINE_STOP_MAX) m->stop[m->n_stop++] = id;
@@ -56,9 +56,9 @@ static void find_stops(fl_model *m) {
     uint32_t id, n = m->tok ? tok_n_vocab(m->tok) : 0;
     for (size_t i = 0; m->file && i < sizeof keys / sizeof keys[0]; i++)
         if (file_gguf_find(m->file, keys[i]) && file_gguf_get_u32(m->file, keys[i], &id, NULL) == FL_OK)
-            add_stop(m, id);
+            engine_add_stop(m, id);
     for (id = 0; id < n; id++)
-        if (tok_is_stop(m->tok, id)) add_stop(m, id);
+        if (tok_is_stop(m->tok, id)) engine_add_stop(m, id);
 }
 
 static void open_template(fl_model *m) {
@@ -111,6 +111,7 @@ fail:
 void fl_model_close(fl_model *m) {
     if (!m) return;
     jinja_close(m->chat_template);
+    jinja_close(m->tool_template);
     tok_close(m->tok);
     file_gguf_close(m->file);
     base_free(m->name);
@@ -263,6 +264,7 @@ static fl_status render(const fl_model *m, const jinja *j, const char *context_j
     fl_status st = read_clock(now, &clock, err);
     if (st == FL_OK) st = read_context(m, context_json, &context, err);
     if (st != FL_OK) return st;
+    if (m && m->tool_template && json_array_size(json_object_get(context, "tools"))) j = m->tool_template;
     st = jinja_render(j, context, &clock, out, err);
     json_decref(context);
     return st;
@@ -305,6 +307,8 @@ fl_status fl_model_set_chat_template(fl_model *m, const char *source, size_t n_s
     fl_status st = jinja_open(&j, source, n_source, err);
     if (st != FL_OK) return fl_wrap(err, st, "the chat template given");
     jinja_close(m->chat_template);
+    jinja_close(m->tool_template);
+    m->tool_template = NULL;
     m->chat_template = j;
     m->template_status = FL_OK;
     return FL_OK;

@@ -87,6 +87,10 @@ FL_CHECKED fl_status tok_open_sentencepiece(tok **out, const void *bytes, size_t
                                             fl_err *err);
 /* Opens a tekken.json (n bytes). Errors: FL_EFORMAT, FL_EUNSUPPORTED for a pattern we cannot run, FL_ENOMEM. */
 FL_CHECKED fl_status tok_open_tekken(tok **out, const char *json, size_t n, fl_err *err);
+/* Opens a rank file (n bytes, lines "base64 rank") that is called name; config is the tokenizer_config.json beside it, or
+ * NULL. Errors: FL_EUNSUPPORTED where neither says how text is cut into words, FL_EFORMAT, FL_ENOMEM. */
+FL_CHECKED fl_status tok_open_tiktoken(tok **out, const char *ranks, size_t n, const char *name, const char *config,
+                                       size_t n_config, fl_err *err);
 void tok_close(tok *t);
 
 /* The splitter names of "gpt2" vocabularies, separated by ", ". */

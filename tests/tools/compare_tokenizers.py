@@ -113,14 +113,15 @@ class SentencePiece:
 
 
 class Tiktoken:
-    def __init__(self, path, pattern):
+    def __init__(self, path, pattern, nfc):
+        self.nfc = nfc
         import tiktoken
         from tiktoken.load import load_tiktoken_bpe
         self.t = tiktoken.Encoding("x", pat_str=pattern, mergeable_ranks=load_tiktoken_bpe(path), special_tokens={})
         self.pieces = [b.decode() for b in self.t.token_byte_values() if b.isascii()]
 
     def encode(self, texts):
-        return [self.t.encode_ordinary(x) for x in texts]
+        return [self.t.encode_ordinary(unicodedata.normalize("NFC", x) if self.nfc else x) for x in texts]
 
     def decode(self, lists):
         return [self.t.decode(x) for x in lists]
@@ -150,7 +151,7 @@ def open_reference(a):
     if os.path.isdir(path):
         path = next(p for p in (os.path.join(path, n) for n in ("tokenizer.json", "tekken.json", "tokenizer.model")) if os.path.exists(p))
     if a.pattern:
-        return Tiktoken(path, a.pattern)
+        return Tiktoken(path, a.pattern, a.nfc)
     if path.endswith("tekken.json"):
         return Tekken(path)
     return Tokenizers(path, a.special) if path.endswith(".json") else SentencePiece(path)
@@ -195,6 +196,7 @@ def main():
     p.add_argument("model")
     p.add_argument("--reference")
     p.add_argument("--pattern")
+    p.add_argument("--nfc", action="store_true", help="with --pattern: texts in NFC, as Qwen's own code does it")
     p.add_argument("--n", type=int, default=1000000)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--batch", type=int, default=50000)

@@ -927,6 +927,87 @@ TEST(tekken_file) {
     free(json);
 }
 
+/* A small rank file: the 256 bytes, "ab", "abc" and, behind a gap, "bc". */
+static char *make_ranks(const char *more) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    char *s = malloc(1 << 14);
+    size_t n = 0;
+    for (unsigned b = 0; s && b < 256; b++)
+        n += (size_t)sprintf(s + n, "%c%c== %u\n", digits[b >> 2], digits[(b & 3) << 4], b);
+    if (s) (void)sprintf(s + n, "YWI= 256\nYWJj 257\nYmM= 300\n%s", more);
+    return s;
+}
+
+TEST(rank_file) {
+    static const char config[] =
+        "{\"auto_map\":{\"AutoTokenizer\":[\"tokenization_kimi.X\",null]},\"bos_token\":\"[B]\","
+        "\"add_bos_token\":true,\"added_tokens_decoder\":{\"258\":{\"content\":\"[B]\","
+        "\"special\":true},\"301\":{\"content\":\"[U]\"}}}";
+    static const uint32_t want[] = {258, 256, 'b', 300, ' ', 257, 258, 301};
+    char *ranks = make_ranks("");
+    for (uint64_t k = 0; ranks; k++) {
+        fl_err err;
+        tok *t = NULL;
+        tok_ids ids = {0};
+        base_buf text = {0};
+        size_t before = base_mem_bytes();
+        base_mem_fail_at(k); /* 0: none fails */
+        fl_status st = tok_open_tiktoken(&t, ranks, strlen(ranks), "tiktoken.model", config, sizeof config - 1, &err);
+        if (st == FL_OK) st = tok_encode(t, "abbbc abc[B][U]", 15, TOK_ADD_SPECIAL | TOK_PARSE_SPECIAL, &ids, &err);
+        if (st == FL_OK) st = tok_decode(t, ids.ids, ids.n, TOK_SKIP_SPECIAL, &text, &err);
+        bool failed = base_mem_failed();
+        base_mem_fail_at(0);
+        CHECKF(st == FL_OK || (failed && st == FL_ENOMEM), "allocation %d: %s", (int)k, st ? err.msg : "");
+        if (st == FL_OK) {
+            CHECK(ids.n == 8 && memcmp(ids.ids, want, sizeof want) == 0);
+            CHECK(text.len == 12 && memcmp(text.data, "abbbc abc[U]", 12) == 0);
+        }
+        tok_ids_clear(&ids);
+        base_buf_clear(&text);
+        tok_close(t);
+        CHECK(base_mem_bytes() == before);
+        if (k && !failed) break;
+    }
+    /* By its name alone; every shorter file opens or is refused. */
+    for (size_t n = 0; ranks && n <= strlen(ranks); n += n < 3000 ? 37 : 1) {
+        fl_err err;
+        tok *t = NULL;
+        fl_status st = tok_open_tiktoken(&t, ranks, n, "qwen.tiktoken", "{\"added_tokens_decoder\":{}}", 27, &err);
+        CHECK(st == FL_OK || st == FL_EFORMAT);
+        tok_close(t);
+    }
+    free(ranks);
+}
+
+TEST(rank_file_bad) {
+    static const struct {
+        const char *more, *name, *config, *words;
+    } cases[] = {{"", "x.tiktoken", NULL, "cl100k_base.tiktoken"},
+                 {"", "tokenizer.model", "{}", "into words"},
+                 {"YmNj 257\n", "qwen.tiktoken", "{\"added_tokens_decoder\":{}}", "257 is given twice"},
+                 {"YmNj 900000\n", "qwen.tiktoken", "{}", "highest rank is 900000"},
+                 {"YmNj\n", "qwen.tiktoken", NULL, "line 260"},
+                 {"!! 301\n", "qwen.tiktoken", "{\"added_tokens_decoder\":{}}", "no base64"},
+                 {"", "qwen.tiktoken", "{\"added_tokens_decoder\":{\"x\":{\"content\":\"a\"}}}", "has no id"},
+                 {"", "qwen.tiktoken", "{\"added_tokens_decoder\":{\"3\":{\"content\":\"a\"}}}", "3 is given twice"},
+                 {"", "qwen.tiktoken", "[", "tokenizer_config.json"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fl_err err;
+        tok *t;
+        char *ranks = make_ranks(cases[i].more);
+        const char *config = cases[i].config;
+        fl_status st =
+            tok_open_tiktoken(&t, ranks, strlen(ranks), cases[i].name, config, config ? strlen(config) : 0, &err);
+        CHECKF(st != FL_OK && !t && strstr(err.msg, cases[i].words), "case %zu: %s", i, st ? err.msg : "");
+        free(ranks);
+    }
+    fl_err err;
+    tok *t;
+    CHECK(tok_open_tiktoken(&t, "YQ== 0\n", 7, "qwen.tiktoken", "{\"added_tokens_decoder\":{}}", 27, &err) ==
+          FL_EFORMAT);
+    CHECK(strstr(err.msg, "byte 0 has no rank"));
+}
+
 TEST(tekken_file_bad) {
     char *few = make_tekken("a", true), *pattern = make_tekken("(", false);
     const struct {
