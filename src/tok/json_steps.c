@@ -314,9 +314,14 @@ static fl_status read_scripts(tok_builder *b, fl_err *err) {
     base_buf_puts(&p, "[\\p{sc:Han}\\p{sc:Hiragana}\\p{sc:Katakana}\\x{30FC}]"
                       "[\\p{sc:Han}\\p{sc:Hiragana}\\p{sc:Katakana}\\x{30FC} \\p{sc:Unknown}]*"
                       "|[^\\P{sc:Common}\\x{30FC} ](?:[^\\P{sc:Common}\\x{30FC}]|\\p{sc:Unknown})*");
-    for (const char *name = scripts; *name; name += strcspn(name, " "), name += *name == ' ') {
-        int n = (int)strcspn(name, " ");
-        base_buf_printf(&p, "|\\p{sc:%.*s}[\\p{sc:%.*s} \\p{sc:Unknown}]*", n, name, n, name);
+    for (const char *name = scripts; *name;) {
+        size_t n = strcspn(name, " ");
+        base_buf_puts(&p, "|\\p{sc:");
+        base_buf_append(&p, name, n);
+        base_buf_puts(&p, "}[\\p{sc:");
+        base_buf_append(&p, name, n);
+        base_buf_puts(&p, "} \\p{sc:Unknown}]*");
+        name += n + (name[n] == ' ');
     }
     fl_status st = p.failed ? no_memory(err) : put_split(b, p.data, TOK_REMOVED, true, err);
     base_buf_clear(&p);
