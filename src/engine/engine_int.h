@@ -30,7 +30,7 @@ struct fl_model {
     tok *tok;
     fl_status template_status; /* why there is no template */
     fl_err template_err;
-    jinja *chat_template;
+    jinja *chat_template, *tool_template; /* the latter, if there is one, where tools are given */
     uint32_t n_stop, stop[ENGINE_STOP_MAX];
     uint64_t n_params;
 };

@@ -154,6 +154,7 @@ fl_status fl_model_open_shape(fl_model **out, const char *shape, const char *qua
 void fl_model_close(fl_model *m) {
     if (!m) return;
     jinja_close(m->chat_template);
+    jinja_close(m->tool_template);
     tok_close(m->tok);
     model_source_close(m->source);
     base_free(m->name);
@@ -306,6 +307,7 @@ static fl_status render(const fl_model *m, const jinja *j, const char *context_j
     fl_status st = read_clock(now, &clock, err);
     if (st == FL_OK) st = read_context(m, context_json, &context, err);
     if (st != FL_OK) return st;
+    if (m && m->tool_template && json_array_size(json_object_get(context, "tools"))) j = m->tool_template;
     st = jinja_render(j, context, &clock, out, err);
     json_decref(context);
     return st;
@@ -348,6 +350,8 @@ fl_status fl_model_set_chat_template(fl_model *m, const char *source, size_t n_s
     fl_status st = jinja_open(&j, source, n_source, err);
     if (st != FL_OK) return fl_wrap(err, st, "the chat template given");
     jinja_close(m->chat_template);
+    jinja_close(m->tool_template);
+    m->tool_template = NULL;
     m->chat_template = j;
     m->template_status = FL_OK;
     return FL_OK;

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static fl_status read_texts(const file_gguf *f, const char *key, tok_text **out, uint32_t *n, fl_err *err) {
     const file_gguf_value *v;
@@ -51,24 +52,42 @@ static fl_status read_types(const file_gguf *f, int32_t **out, uint32_t *n, fl_e
     return FL_OK;
 }
 
-static fl_status read_id(const file_gguf *f, const char *key, int64_t *out, fl_err *err) {
+/* otherwise: the id where the file names none. */
+static fl_status read_id(const file_gguf *f, const char *key, int64_t otherwise, int64_t *out, fl_err *err) {
     uint32_t id;
     fl_status st = file_gguf_get_u32_or(f, key, UINT32_MAX, &id, err);
-    *out = st == FL_OK && id != UINT32_MAX ? (int64_t)id : -1;
+    *out = st == FL_OK && id != UINT32_MAX ? (int64_t)id : otherwise;
     return st;
 }
 
+/* What SentencePiece's Unigram files say about text; its defaults where they do not. */
+static fl_status read_rules(const file_gguf *f, tok_source *s, fl_err *err) {
+    const file_gguf_value *v;
+    fl_status st = file_gguf_get_bool_or(f, "tokenizer.ggml.remove_extra_whitespaces", true, &s->squeeze_blanks, err);
+    if (st != FL_OK || !file_gguf_find(f, "tokenizer.ggml.precompiled_charsmap")) return st;
+    st = file_gguf_get_ints(f, "tokenizer.ggml.precompiled_charsmap", &v, err);
+    if (st != FL_OK) return st;
+    if (v->elem != FILE_GGUF_U8 && v->elem != FILE_GGUF_I8)
+        return fl_fail(err, FL_EFORMAT, "tokenizer.ggml.precompiled_charsmap is no array of bytes but of %s",
+                       file_gguf_type_name(v->elem));
+    s->charsmap = (tok_text){(const char *)v->data, v->count};
+    return FL_OK;
+}
+
 static fl_status read_flags(const file_gguf *f, tok_source *s, fl_err *err) {
-    bool spm = s->model[0] == 'l'; /* SentencePiece models start texts with bos and a blank unless the file says else */
+    /* Unless the file says else SentencePiece models put a blank in front of texts, BPE ones a bos token, too, and
+     * Unigram ones an eos token behind. */
+    bool unigram = strcmp(s->model, "t5") == 0, spm = strcmp(s->model, "llama") == 0;
     fl_status st =
         file_gguf_get_bool_or(f, "tokenizer.ggml.add_bos_token", spm || tok_split_adds_bos(s->pre), &s->add_bos, err);
-    if (st == FL_OK) st = file_gguf_get_bool_or(f, "tokenizer.ggml.add_eos_token", false, &s->add_eos, err);
-    if (st == FL_OK) st = file_gguf_get_bool_or(f, "tokenizer.ggml.add_space_prefix", spm, &s->add_space_prefix, err);
-    if (st == FL_OK) st = read_id(f, "tokenizer.ggml.bos_token_id", &s->bos, err);
-    if (st == FL_OK) st = read_id(f, "tokenizer.ggml.eos_token_id", &s->eos, err);
-    if (st == FL_OK) st = read_id(f, "tokenizer.ggml.unknown_token_id", &s->unk, err);
-    if (st == FL_OK) st = read_id(f, "tokenizer.ggml.padding_token_id", &s->pad, err);
-    return st;
+    if (st == FL_OK) st = file_gguf_get_bool_or(f, "tokenizer.ggml.add_eos_token", unigram, &s->add_eos, err);
+    if (st == FL_OK)
+        st = file_gguf_get_bool_or(f, "tokenizer.ggml.add_space_prefix", spm || unigram, &s->add_space_prefix, err);
+    if (st == FL_OK) st = read_id(f, "tokenizer.ggml.bos_token_id", -1, &s->bos, err);
+    if (st == FL_OK) st = read_id(f, "tokenizer.ggml.eos_token_id", unigram ? 1 : -1, &s->eos, err);
+    if (st == FL_OK) st = read_id(f, "tokenizer.ggml.unknown_token_id", unigram ? 2 : -1, &s->unk, err);
+    if (st == FL_OK) st = read_id(f, "tokenizer.ggml.padding_token_id", unigram ? 0 : -1, &s->pad, err);
+    return st == FL_OK && unigram ? read_rules(f, s, err) : st;
 }
 
 fl_status engine_open_tok(tok **out, const file_gguf *f, fl_err *err) {

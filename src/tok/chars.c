@@ -1,4 +1,4 @@
-/* Models over characters: BPE whose symbols are characters, and WordPiece. Their pieces are spelled in the file as they
+/* Models over characters: BPE whose symbols are characters, WordLevel and WordPiece. Their pieces are spelled in the file as they
  * are looked up here. Source: huggingface/tokenizers, models/bpe/model.rs and models/wordpiece/mod.rs.
  */
 #include "tok/pipe.h"
@@ -85,6 +85,16 @@ fl_status tok_chars_encode(tok_pipe_run *r, const char *word, size_t n, tok_ids 
         if (m->symbols[i].len) ok = tok_ids_push(out, m->symbols[i].id);
     tok_ids_clear(&bytes);
     return ok ? FL_OK : fl_fail(err, FL_ENOMEM, "ids of %zu bytes", n);
+}
+
+fl_status tok_wordlevel_encode(tok_pipe_run *r, const char *word, size_t n, tok_ids *out, fl_err *err) {
+    const tok_pipe *p = r->t->pipe;
+    uint32_t id = tok_map_find(&p->map, &p->names, word, n);
+    if (id == TOK_NONE) id = p->unk;
+    if (id == TOK_NONE)
+        return fl_fail(err, FL_EINVAL, "the word \"%.*s\" is not in the vocabulary, which has no unknown token",
+                       n < 60 ? (int)n : 60, word);
+    return tok_ids_push(out, id) ? FL_OK : fl_fail(err, FL_ENOMEM, "ids of %zu bytes", n);
 }
 
 fl_status tok_wordpiece_encode(tok_pipe_run *r, const char *word, size_t n, tok_ids *out, fl_err *err) {

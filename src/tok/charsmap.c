@@ -1,5 +1,6 @@
 /* SentencePiece's compiled normalisation rules: u32 size of the trie, a Darts double array, then the
- * replacements, each ended by NUL. The blob is file content: every step of the trie and every offset is checked.
+ * replacements, each ended by NUL. The blob is file content: every step of the trie and every offset is checked, and
+ * text stays valid UTF-8 whatever the rules.
  * Source: google/sentencepiece, src/normalizer.cc; huggingface/tokenizers, normalizers/precompiled.rs.
  */
 #include "tok/pipe.h"
@@ -38,11 +39,17 @@ fl_status tok_charsmap_open(tok_charsmap **out, const char *blob, size_t n, fl_e
     memcpy(m->units, blob + 4, bytes);
     if (m->n_texts) memcpy(m->texts, blob + 4 + bytes, m->n_texts);
     m->texts[m->n_texts] = '\0';
+    if (tok_utf8_check(m->texts, m->n_texts) < m->n_texts) {
+        tok_charsmap_close(m);
+        return fl_fail(err, FL_EFORMAT, "precompiled_charsmap: a replacement is not valid UTF-8");
+    }
     *out = m;
     return FL_OK;
 }
 
 static uint32_t offset_of(uint32_t unit) { return (unit >> 10) << ((unit & 1u << 9) >> 6); }
+
+static bool is_tail(char c) { return ((uint8_t)c & 0xc0) == 0x80; }
 
 bool tok_charsmap_find(const tok_charsmap *m, const char *text, size_t n, bool longest, size_t *len, tok_text *to) {
     bool found = false;
@@ -57,6 +64,8 @@ bool tok_charsmap_find(const tok_charsmap *m, const char *text, size_t n, bool l
         if (!(unit >> 8 & 1)) continue;
         uint32_t value = m->units[at] & 0x7fffffff;
         if (value > m->n_texts) break;
+        /* Neither half a character is replaced, nor by half a character. */
+        if ((i + 1 < n && is_tail(text[i + 1])) || is_tail(m->texts[value])) continue;
         *to = (tok_text){m->texts + value, strlen(m->texts + value)};
         *len = i + 1;
         found = true;
@@ -84,14 +93,14 @@ bool tok_charsmap_clusters(const tok_charsmap *m, const char *text, size_t n, ba
         size_t whole = cluster(text + i, n - i), key;
         tok_text to;
         if (whole < CLUSTER_BYTES && tok_charsmap_find(m, text + i, whole, false, &key, &to)) {
-            if (!base_buf_append(out, to.bytes, to.n)) return false;
+            if (!base_buf_append(out, to.bytes, to.n) || out->len > TOK_TEXT_MAX) return false;
             i += whole;
             continue;
         }
         for (size_t end = i + whole; i < end;) {
             size_t len = (size_t)tok_utf8_char((const uint8_t *)text + i, n - i);
             if (!tok_charsmap_find(m, text + i, len, false, &key, &to)) to = (tok_text){text + i, len};
-            if (!base_buf_append(out, to.bytes, to.n)) return false;
+            if (!base_buf_append(out, to.bytes, to.n) || out->len > TOK_TEXT_MAX) return false;
             i += len;
         }
     }

@@ -18,17 +18,19 @@ static int hex(char c) {
                                   : -1;
 }
 
-int tok_pipe_byte(const tok_pipe *p, uint32_t id) {
-    bool fallback = false;
-    for (uint32_t i = 0; i < p->n_decs; i++) fallback = fallback || p->decs[i].kind == TOK_DEC_FALLBACK;
-    tok_text x = tok_table_get(&p->shown, id);
-    if (!fallback || x.n != 6 || memcmp(x.bytes, "<0x", 3) != 0 || x.bytes[5] != '>') return -1;
+int tok_byte_name(tok_text x) {
+    if (x.n != 6 || memcmp(x.bytes, "<0x", 3) != 0 || x.bytes[5] != '>') return -1;
     int hi = hex(x.bytes[3]), lo = hex(x.bytes[4]);
     return hi < 0 || lo < 0 ? -1 : 16 * hi + lo;
 }
 
-/* Replaces from by to in b from begin on. */
-static bool replace(base_buf *b, size_t begin, const char *from, size_t n_from, const char *to, size_t n_to) {
+int tok_pipe_byte(const tok_pipe *p, uint32_t id) {
+    bool fallback = false;
+    for (uint32_t i = 0; i < p->n_decs; i++) fallback = fallback || p->decs[i].kind == TOK_DEC_FALLBACK;
+    return fallback ? tok_byte_name(tok_table_get(&p->shown, id)) : -1;
+}
+
+bool tok_dec_replace(base_buf *b, size_t begin, const char *from, size_t n_from, const char *to, size_t n_to) {
     if (!n_from || b->len == begin || !memmem(b->data + begin, b->len - begin, from, n_from)) return true;
     base_buf made = {0};
     bool ok = true;
@@ -58,20 +60,22 @@ static void strip(const tok_dec *d, base_buf *b, size_t begin) {
     b->len = begin + end - cut;
 }
 
-static bool clean_up(base_buf *b, size_t begin) {
+bool tok_dec_cleanup(base_buf *b, size_t begin) {
     static const char *const rules[][2] = {{" .", "."},   {" ?", "?"},     {" !", "!"},    {" ,", ","},
                                            {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},  {" do not", " don't"},
                                            {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
-        if (!replace(b, begin, rules[i][0], strlen(rules[i][0]), rules[i][1], strlen(rules[i][1]))) return false;
+        if (!tok_dec_replace(b, begin, rules[i][0], strlen(rules[i][0]), rules[i][1], strlen(rules[i][1])))
+            return false;
     return true;
 }
 
-static bool run_step(const tok_dec *d, bool first, base_buf *b, size_t begin) {
+bool tok_dec_step(const tok_dec *d, bool first, base_buf *b, size_t begin) {
     switch (d->kind) {
-        case TOK_DEC_REPLACE: return replace(b, begin, d->from, d->n_from, d->to, d->n_to);
+        case TOK_DEC_REPLACE:
+            return d->stage != TOK_NONE || tok_dec_replace(b, begin, d->from, d->n_from, d->to, d->n_to);
         case TOK_DEC_STRIP: strip(d, b, begin); return true;
-        case TOK_DEC_METASPACE: return replace(b, begin, d->from, d->n_from, " ", first && d->prepends ? 0 : 1);
+        case TOK_DEC_METASPACE: return tok_dec_replace(b, begin, d->from, d->n_from, " ", first && d->prepends ? 0 : 1);
         case TOK_DEC_WORDPIECE:
             if (!first && b->len - begin >= d->n_from && memcmp(b->data + begin, d->from, d->n_from) == 0) {
                 memmove(b->data + begin, b->data + begin + d->n_from, b->len - begin - d->n_from);
@@ -81,14 +85,20 @@ static bool run_step(const tok_dec *d, bool first, base_buf *b, size_t begin) {
                 memmove(b->data + begin + 1, b->data + begin, b->len - begin - 1);
                 b->data[begin] = ' ';
             }
-            return !d->cleanup || clean_up(b, begin);
+            return !d->cleanup || tok_dec_cleanup(b, begin);
         case TOK_DEC_BLANKS:
             if (first) return true;
             if (!base_buf_putc(b, ' ')) return false;
             memmove(b->data + begin + 1, b->data + begin, b->len - begin - 1);
             b->data[begin] = ' ';
             return true;
-        case TOK_DEC_FALLBACK: return true;
+        case TOK_DEC_SUFFIX: return tok_dec_replace(b, begin, d->from, d->n_from, " ", 1);
+        case TOK_DEC_CTC:
+            return tok_dec_replace(b, begin, d->from, d->n_from, "", 0) &&
+                   (!d->cleanup || (tok_dec_cleanup(b, begin) && tok_dec_replace(b, begin, d->to, d->n_to, " ", 1)));
+        case TOK_DEC_FALLBACK:
+        case TOK_DEC_FUSE:
+        case TOK_DEC_LEVEL: return true;
     }
     return true;
 }
@@ -100,7 +110,7 @@ bool tok_pipe_piece(const tok_pipe *p, uint32_t id, bool first, base_buf *out) {
     size_t begin = out->len;
     if (!base_buf_append(out, x.bytes, x.n)) return false;
     for (uint32_t i = 0; i < p->n_decs; i++)
-        if (!run_step(&p->decs[i], first, out, begin)) return false;
+        if (!tok_dec_step(&p->decs[i], first, out, begin)) return false;
     return true;
 }
 
@@ -131,7 +141,7 @@ static bool put_run(tok_stream *s, base_buf *out) {
         bool behind = false;
         ok = text ? base_buf_append(out, run->data, run->len) : base_buf_puts(out, REPLACEMENT);
         for (uint32_t i = 0; ok && i < p->n_decs; i++) {
-            if (behind) ok = run_step(&p->decs[i], !s->started, out, begin);
+            if (behind) ok = tok_dec_step(&p->decs[i], !s->started, out, begin);
             behind = behind || p->decs[i].kind == TOK_DEC_FALLBACK;
         }
         s->started = true;
@@ -143,6 +153,7 @@ static bool put_run(tok_stream *s, base_buf *out) {
 
 bool tok_pipe_push(tok_stream *s, uint32_t id, base_buf *out) {
     const tok_pipe *p = s->t->pipe;
+    if (p->dec_whole) return base_buf_append(&s->run, &id, sizeof id);
     int byte = tok_pipe_byte(p, id);
     if (byte >= 0) return base_buf_putc(&s->run, (char)byte);
     if (!put_run(s, out)) return false;

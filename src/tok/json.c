@@ -208,7 +208,7 @@ static fl_status read_unk(tok_builder *b, fl_err *err) {
     }
     if (!json_is_string(v)) return fl_fail(err, FL_EFORMAT, "unk_token is no string");
     p->unk = tok_map_find(&p->map, &p->names, json_string_value(v), json_string_length(v));
-    if (p->unk == TOK_NONE)
+    if (p->unk == TOK_NONE && p->model != TOK_MODEL_WORDLEVEL)
         return fl_fail(err, FL_EFORMAT, "unk_token \"%.60s\" is not in the vocabulary", json_string_value(v));
     return FL_OK;
 }
@@ -255,18 +255,20 @@ static fl_status open_model(tok_builder *b, fl_err *err) {
 }
 
 static fl_status read_model_kind(tok_builder *b, fl_err *err) {
-    static const char *const names[] = {
-        [TOK_MODEL_CHARS] = "BPE", [TOK_MODEL_UNIGRAM] = "Unigram", [TOK_MODEL_WORDPIECE] = "WordPiece"};
+    static const char *const names[] = {[TOK_MODEL_CHARS] = "BPE",
+                                        [TOK_MODEL_UNIGRAM] = "Unigram",
+                                        [TOK_MODEL_WORDPIECE] = "WordPiece",
+                                        [TOK_MODEL_WORDLEVEL] = "WordLevel"};
     const char *type = tok_json_string(b->model, "type");
     if (!type && json_object_get(b->model, "merges")) type = "BPE";
-    for (tok_model k = TOK_MODEL_CHARS; type && k <= TOK_MODEL_WORDPIECE; k++)
+    for (tok_model k = TOK_MODEL_CHARS; type && k <= TOK_MODEL_WORDLEVEL; k++)
         if (strcmp(type, names[k]) == 0) {
             b->p->model = k;
             if (json_is_array(json_object_get(b->model, "vocab")) == (k == TOK_MODEL_UNIGRAM)) return FL_OK;
             return fl_fail(err, FL_EFORMAT, "the vocabulary of model %s has the wrong form", type);
         }
     return fl_fail(err, FL_EUNSUPPORTED,
-                   "model \"%.60s\" of tokenizer.json is not known; known are BPE, Unigram, WordPiece",
+                   "model \"%.60s\" of tokenizer.json is not known; known are BPE, Unigram, WordPiece, WordLevel",
                    type ? type : "");
 }
 

@@ -25,8 +25,21 @@ bool tok_json_bool(const json_t *o, const char *key, bool otherwise);
 
 /* json_steps.c: decodes base64 in place; the count, SIZE_MAX if it is none. */
 size_t tok_unbase64(char *s, size_t n);
+const char *tok_json_type(const json_t *o);
+/* The error for a component that is not known. */
+FL_CHECKED fl_status tok_json_unknown(const char *what, const json_t *o, fl_err *err);
+/* A string; the caller owns it. Errors: FL_EFORMAT for anything else, FL_ENOMEM. */
+FL_CHECKED fl_status tok_json_copy(const json_t *v, const char *what, char **out, size_t *n, fl_err *err);
+/* Adds {"String": ...} or {"Regex": ...} as a stage of the splitter. */
+FL_CHECKED fl_status tok_json_pattern(tok_builder *b, const json_t *pattern, const char *what, tok_behaviour how,
+                                      bool invert, fl_err *err);
+/* Metaspace's prepend_scheme; old files have add_prefix_space instead. */
+FL_CHECKED fl_status tok_json_prepend(const json_t *o, tok_prepend *out, fl_err *err);
+/* json_dec.c */
+FL_CHECKED fl_status tok_json_decoder(tok_builder *b, fl_err *err);
+
 /* json_steps.c: normalisers, pre-tokenizers, decoder, and the patterns of all of them (t->split). Turns a BPE model over
- * characters into one over bytes where the pre-tokenizer and the decoder are ByteLevel. */
+ * characters into one over bytes where pre-tokenizer and decoder allow it. */
 FL_CHECKED fl_status tok_json_steps(tok_builder *b, fl_err *err);
 
 #endif

@@ -1,4 +1,4 @@
-/* tokenizer.json: normalisers, pre-tokenizers and decoders. Most pre-tokenizers are a pattern and a behaviour; all
+/* tokenizer.json: normalisers and pre-tokenizers. Most pre-tokenizers are a pattern and a behaviour; all
  * patterns of a file are stages of one splitter. A component that is not known is refused by its name.
  */
 #include "tok/json.h"
@@ -6,25 +6,28 @@
 #include "base/mem.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <string.h>
 
 #define PUNCTUATION "[!-/:-@\\[-`{-~\\p{P}]"
-#define WORD        "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200C}\\x{200D}"
+#define WORD                                                                                                           \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200C}\\x{200D}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}" \
+    "\\x{1F170}-\\x{1F189}"
 
-static const char *type_of(const json_t *o) {
+const char *tok_json_type(const json_t *o) {
     const char *type = tok_json_string(o, "type");
     return type ? type : "";
 }
 
-static bool is(const json_t *o, const char *type) { return strcmp(type_of(o), type) == 0; }
+static bool is(const json_t *o, const char *type) { return strcmp(tok_json_type(o), type) == 0; }
 
-static fl_status unknown(const char *what, const json_t *o, fl_err *err) {
-    return fl_fail(err, FL_EUNSUPPORTED, "%s \"%.60s\" of tokenizer.json is not known", what, type_of(o));
+fl_status tok_json_unknown(const char *what, const json_t *o, fl_err *err) {
+    return fl_fail(err, FL_EUNSUPPORTED, "%s \"%.60s\" of tokenizer.json is not known", what, tok_json_type(o));
 }
 
 static fl_status no_memory(fl_err *err) { return fl_fail(err, FL_ENOMEM, "tokenizer.json"); }
 
-static fl_status copy_text(const json_t *v, const char *what, char **out, size_t *n, fl_err *err) {
+fl_status tok_json_copy(const json_t *v, const char *what, char **out, size_t *n, fl_err *err) {
     if (!json_is_string(v)) return fl_fail(err, FL_EFORMAT, "%s of tokenizer.json has no text", what);
     *n = json_string_length(v);
     *out = base_malloc(*n + 1);
@@ -54,9 +57,8 @@ static bool quote(const char *s, base_buf *out) {
     return base_buf_puts(out, "");
 }
 
-/* {"String": ...} or {"Regex": ...}. */
-static fl_status add_pattern(tok_builder *b, const json_t *pattern, const char *what, tok_behaviour how, bool invert,
-                             fl_err *err) {
+fl_status tok_json_pattern(tok_builder *b, const json_t *pattern, const char *what, tok_behaviour how, bool invert,
+                           fl_err *err) {
     const json_t *regex = json_object_get(pattern, "Regex");
     const char *string = json_is_string(pattern) ? json_string_value(pattern) : tok_json_string(pattern, "String");
     base_buf made = {0};
@@ -88,12 +90,12 @@ static fl_status read_replace(tok_builder *b, const json_t *o, fl_err *err) {
     tok_norm *s;
     fl_status st = next_norm(b, TOK_NORM_REPLACE, &s, err);
     const json_t *pattern = json_object_get(o, "pattern");
-    if (st == FL_OK) st = copy_text(json_object_get(o, "content"), "normalizer Replace", &s->to, &s->n_to, err);
+    if (st == FL_OK) st = tok_json_copy(json_object_get(o, "content"), "normalizer Replace", &s->to, &s->n_to, err);
     if (st != FL_OK) return st;
     if (json_object_get(pattern, "String"))
-        return copy_text(json_object_get(pattern, "String"), "normalizer Replace", &s->from, &s->n_from, err);
+        return tok_json_copy(json_object_get(pattern, "String"), "normalizer Replace", &s->from, &s->n_from, err);
     s->stage = b->n_stages;
-    return add_pattern(b, pattern, "normalizer Replace", TOK_ISOLATED, false, err);
+    return tok_json_pattern(b, pattern, "normalizer Replace", TOK_ISOLATED, false, err);
 }
 
 size_t tok_unbase64(char *s, size_t n) {
@@ -118,7 +120,7 @@ static fl_status read_precompiled(tok_builder *b, const json_t *o, fl_err *err) 
     char *blob = NULL;
     size_t n;
     tok_norm *s;
-    fl_status st = copy_text(json_object_get(o, "precompiled_charsmap"), "normalizer Precompiled", &blob, &n, err);
+    fl_status st = tok_json_copy(json_object_get(o, "precompiled_charsmap"), "normalizer Precompiled", &blob, &n, err);
     if (st == FL_OK && (n = tok_unbase64(blob, n)) == SIZE_MAX)
         st = fl_fail(err, FL_EFORMAT, "normalizer Precompiled of tokenizer.json is no base64");
     if (st == FL_OK && n) {
@@ -152,10 +154,16 @@ static fl_status read_norm(tok_builder *b, const json_t *o, int depth, fl_err *e
         const char *name;
         tok_norm_kind kind;
         tok_form form;
-    } plain[] = {{"NFC", TOK_NORM_FORM, TOK_FORM_NFC},   {"NFD", TOK_NORM_FORM, TOK_FORM_NFD},
-                 {"NFKC", TOK_NORM_FORM, TOK_FORM_NFKC}, {"NFKD", TOK_NORM_FORM, TOK_FORM_NFKD},
-                 {"Lowercase", TOK_NORM_LOWER, 0},       {"StripAccents", TOK_NORM_UNMARK, 0},
-                 {"Strip", TOK_NORM_STRIP, 0},           {"Prepend", TOK_NORM_PREPEND, 0}};
+    } plain[] = {{"NFC", TOK_NORM_FORM, TOK_FORM_NFC},
+                 {"NFD", TOK_NORM_FORM, TOK_FORM_NFD},
+                 {"NFKC", TOK_NORM_FORM, TOK_FORM_NFKC},
+                 {"NFKD", TOK_NORM_FORM, TOK_FORM_NFKD},
+                 {"Lowercase", TOK_NORM_LOWER, 0},
+                 {"StripAccents", TOK_NORM_UNMARK, 0},
+                 {"Strip", TOK_NORM_STRIP, 0},
+                 {"Prepend", TOK_NORM_PREPEND, 0},
+                 {"Nmt", TOK_NORM_NMT, 0},
+                 {"ByteLevel", TOK_NORM_LEVEL, 0}};
     if (!o || json_is_null(o)) return FL_OK;
     const json_t *item;
     size_t i;
@@ -179,9 +187,9 @@ static fl_status read_norm(tok_builder *b, const json_t *o, int depth, fl_err *e
         s->left = s->kind == TOK_NORM_STRIP && tok_json_bool(o, "strip_left", true);
         s->right = tok_json_bool(o, "strip_right", true);
         if (s->kind != TOK_NORM_PREPEND) return FL_OK;
-        return copy_text(json_object_get(o, "prepend"), "normalizer Prepend", &s->to, &s->n_to, err);
+        return tok_json_copy(json_object_get(o, "prepend"), "normalizer Prepend", &s->to, &s->n_to, err);
     }
-    return unknown("normalizer", o, err);
+    return tok_json_unknown("normalizer", o, err);
 }
 
 /* ---- pre-tokenizers ---- */
@@ -226,11 +234,10 @@ static fl_status read_behaviour(const json_t *o, tok_behaviour *out, fl_err *err
             *out = (tok_behaviour)k;
             return FL_OK;
         }
-    return fl_fail(err, FL_EUNSUPPORTED, "behavior \"%.60s\" of pre-tokenizer %s is not known", name, type_of(o));
+    return fl_fail(err, FL_EUNSUPPORTED, "behavior \"%.60s\" of pre-tokenizer %s is not known", name, tok_json_type(o));
 }
 
-/* Which of the three; old files have add_prefix_space instead. */
-static fl_status read_prepend(const json_t *o, tok_prepend *out, fl_err *err) {
+fl_status tok_json_prepend(const json_t *o, tok_prepend *out, fl_err *err) {
     const char *scheme = tok_json_string(o, "prepend_scheme");
     *out = tok_json_bool(o, "add_prefix_space", true) ? TOK_PREPEND_ALWAYS : TOK_PREPEND_NEVER;
     if (!scheme) return FL_OK;
@@ -250,7 +257,7 @@ static fl_status read_metaspace(tok_builder *b, const json_t *o, fl_err *err) {
     const char *sign = tok_json_string(o, "replacement");
     if (!sign) sign = "\xe2\x96\x81";
     fl_status st = next_pre(b, TOK_PRE_METASPACE, &s, err);
-    if (st == FL_OK) st = read_prepend(o, &s->prepend, err);
+    if (st == FL_OK) st = tok_json_prepend(o, &s->prepend, err);
     if (st != FL_OK) return st;
     if (!*sign || strlen(sign) > 4) return fl_fail(err, FL_EFORMAT, "replacement of Metaspace is not one character");
     memcpy(s->sign, sign, strlen(sign) + 1);
@@ -264,15 +271,60 @@ static fl_status read_metaspace(tok_builder *b, const json_t *o, fl_err *err) {
 static fl_status read_bytelevel(tok_builder *b, const json_t *o, fl_err *err) {
     tok_pre *s;
     fl_status st = FL_OK;
-    if (b->p->model != TOK_MODEL_CHARS || b->p->prefix || b->p->suffix || b->p->byte_fallback)
-        return fl_fail(err, FL_EUNSUPPORTED, "pre-tokenizer ByteLevel before a model that is not plain BPE");
-    b->p->model = TOK_MODEL_BYTES;
     if (tok_json_bool(o, "add_prefix_space", true)) {
         st = next_pre(b, TOK_PRE_BLANK, &s, err);
         if (st == FL_OK) memcpy(s->sign, " ", 2);
     }
     if (st == FL_OK && tok_json_bool(o, "use_regex", true))
         st = put_split(b, TOK_PATTERN_GPT2, TOK_ISOLATED, false, err);
+    return st == FL_OK ? next_pre(b, TOK_PRE_LEVEL, &s, err) : st;
+}
+
+static fl_status read_fixed_length(tok_builder *b, const json_t *o, fl_err *err) {
+    const json_t *v = json_object_get(o, "length");
+    json_int_t n = v ? json_integer_value(v) : 5;
+    char pattern[32];
+    if (n < 1 || n > 65535)
+        return fl_fail(err, FL_EUNSUPPORTED, "pre-tokenizer FixedLength of %lld characters; 1 to 65535 are possible",
+                       (long long)n);
+    (void)snprintf(pattern, sizeof pattern, "(?s:.{1,%d})", (int)n);
+    return put_split(b, pattern, TOK_ISOLATED, false, err);
+}
+
+static const char scripts[] =
+    "Adlam Ahom Anatolian_Hieroglyphs Arabic Armenian Avestan Balinese Bamum Bassa_Vah Batak Bengali "
+    "Bhaiksuki Bopomofo Brahmi Braille Buginese Buhid Canadian_Aboriginal Carian Caucasian_Albanian "
+    "Chakma Cham Cherokee Coptic Cuneiform Cypriot Cyrillic Deseret Devanagari Duployan "
+    "Egyptian_Hieroglyphs Elbasan Ethiopic Georgian Glagolitic Gothic Grantha Greek Gujarati Gurmukhi "
+    "Hangul Hanunoo Hatran Hebrew Imperial_Aramaic Inherited Inscriptional_Pahlavi "
+    "Inscriptional_Parthian Javanese Kaithi Kannada Kayah_Li Kharoshthi Khmer Khojki Khudawadi Lao "
+    "Latin Lepcha Limbu Linear_A Linear_B Lisu Lycian Lydian Mahajani Malayalam Mandaic Manichaean "
+    "Marchen Meetei_Mayek Mende_Kikakui Meroitic_Cursive Meroitic_Hieroglyphs Miao Modi Mongolian Mro "
+    "Multani Myanmar Nabataean New_Tai_Lue Newa Nko Ogham Ol_Chiki Old_Hungarian Old_Italic "
+    "Old_North_Arabian Old_Permic Old_Persian Old_South_Arabian Old_Turkic Oriya Osage Osmanya "
+    "Pahawh_Hmong Palmyrene Pau_Cin_Hau Phags_Pa Phoenician Psalter_Pahlavi Rejang Runic Samaritan "
+    "Saurashtra Sharada Shavian Siddham Sign_Writing Sinhala Sora_Sompeng Sundanese Syloti_Nagri "
+    "Syriac Tagalog Tagbanwa Tai_Le Tai_Tham Tai_Viet Takri Tamil Tangut Telugu Thaana Thai Tibetan "
+    "Tifinagh Tirhuta Ugaritic Vai Warang_Citi Yi";
+
+/* A word is a run of one script, blanks and unassigned characters inside or behind it; those in front are dropped.
+ * Japanese is one script. Source: huggingface/tokenizers, pre_tokenizers/unicode_scripts. */
+static fl_status read_scripts(tok_builder *b, fl_err *err) {
+    base_buf p = {0};
+    base_buf_puts(&p, "[\\p{sc:Han}\\p{sc:Hiragana}\\p{sc:Katakana}\\x{30FC}]"
+                      "[\\p{sc:Han}\\p{sc:Hiragana}\\p{sc:Katakana}\\x{30FC} \\p{sc:Unknown}]*"
+                      "|[^\\P{sc:Common}\\x{30FC} ](?:[^\\P{sc:Common}\\x{30FC}]|\\p{sc:Unknown})*");
+    for (const char *name = scripts; *name;) {
+        size_t n = strcspn(name, " ");
+        base_buf_puts(&p, "|\\p{sc:");
+        base_buf_append(&p, name, n);
+        base_buf_puts(&p, "}[\\p{sc:");
+        base_buf_append(&p, name, n);
+        base_buf_puts(&p, "} \\p{sc:Unknown}]*");
+        name += n + (name[n] == ' ');
+    }
+    fl_status st = p.failed ? no_memory(err) : put_split(b, p.data, TOK_REMOVED, true, err);
+    base_buf_clear(&p);
     return st;
 }
 
@@ -281,10 +333,10 @@ static fl_status read_pattern_pre(tok_builder *b, const json_t *o, fl_err *err) 
     fl_status st = read_behaviour(o, &how, err);
     if (st != FL_OK) return st;
     if (is(o, "Punctuation")) return put_split(b, PUNCTUATION, how, false, err);
-    st = is(o, "Split") ? add_pattern(b, json_object_get(o, "pattern"), "pre-tokenizer Split", how,
-                                      tok_json_bool(o, "invert", false), err)
-                        : add_pattern(b, json_object_get(o, "delimiter"), "pre-tokenizer CharDelimiterSplit",
-                                      TOK_REMOVED, false, err);
+    st = is(o, "Split") ? tok_json_pattern(b, json_object_get(o, "pattern"), "pre-tokenizer Split", how,
+                                           tok_json_bool(o, "invert", false), err)
+                        : tok_json_pattern(b, json_object_get(o, "delimiter"), "pre-tokenizer CharDelimiterSplit",
+                                           TOK_REMOVED, false, err);
     return st == FL_OK ? run_last(b, err) : st;
 }
 
@@ -300,11 +352,11 @@ static fl_status read_pre(tok_builder *b, const json_t *o, int depth, fl_err *er
         }
         return FL_OK;
     }
-    if (b->p->model == TOK_MODEL_BYTES)
-        return fl_fail(err, FL_EUNSUPPORTED, "pre-tokenizer \"%.60s\" of tokenizer.json behind ByteLevel", type_of(o));
     if (is(o, "ByteLevel")) return read_bytelevel(b, o, err);
     if (is(o, "Metaspace")) return read_metaspace(b, o, err);
     if (is(o, "Split") || is(o, "Punctuation") || is(o, "CharDelimiterSplit")) return read_pattern_pre(b, o, err);
+    if (is(o, "UnicodeScripts")) return read_scripts(b, err);
+    if (is(o, "FixedLength")) return read_fixed_length(b, o, err);
     if (is(o, "Digits"))
         return put_split(b, "\\p{N}", tok_json_bool(o, "individual_digits", false) ? TOK_ISOLATED : TOK_CONTIGUOUS,
                          false, err);
@@ -314,112 +366,28 @@ static fl_status read_pre(tok_builder *b, const json_t *o, int depth, fl_err *er
         st = put_split(b, "[" TOK_WHITE "]", TOK_REMOVED, false, err);
         return st == FL_OK ? put_split(b, PUNCTUATION, TOK_ISOLATED, false, err) : st;
     }
-    return unknown("pre-tokenizer", o, err);
+    return tok_json_unknown("pre-tokenizer", o, err);
 }
 
-/* ---- decoders ---- */
-
-static fl_status next_dec(tok_builder *b, tok_dec_kind kind, tok_dec **out, fl_err *err) {
+/* The usual case: BPE whose symbols are bytes, spelled as characters last before the model and unspelled first behind it.
+ * Then the spelling is undone in the vocabulary, and left out here. */
+static void find_bytes(tok_builder *b) {
     tok_pipe *p = b->p;
-    *out = NULL;
-    if (p->n_decs == TOK_DECS_MAX)
-        return fl_fail(err, FL_EUNSUPPORTED, "tokenizer.json has more than %d decoders", TOK_DECS_MAX);
-    *out = &p->decs[p->n_decs++];
-    **out = (tok_dec){.kind = kind};
-    return FL_OK;
-}
-
-static uint32_t count_of(const json_t *o, const char *key) {
-    json_int_t n = json_integer_value(json_object_get(o, key));
-    return n < 0 ? 0 : n > 1000 ? 1000 : (uint32_t)n;
-}
-
-/* Strip: of each token, or behind Fuse of the start of the whole text. */
-static fl_status read_strip(tok_builder *b, const json_t *o, bool fused, fl_err *err) {
-    tok_pipe *p = b->p;
-    tok_dec *d;
-    const char *content = tok_json_string(o, "content");
-    if (!content || !*content || strlen(content) > 4)
-        return fl_fail(err, FL_EFORMAT, "content of decoder Strip is not one character");
-    if (!fused) {
-        fl_status st = next_dec(b, TOK_DEC_STRIP, &d, err);
-        if (st != FL_OK) return st;
-        d->start = count_of(o, "start");
-        d->stop = count_of(o, "stop");
-        return copy_text(json_object_get(o, "content"), "decoder Strip", &d->from, &d->n_from, err);
-    }
-    if (count_of(o, "stop") || p->strip_max)
-        return fl_fail(err, FL_EUNSUPPORTED, "decoder Strip behind Fuse, at the end or twice");
-    memcpy(p->strip, content, strlen(content) + 1);
-    p->strip_max = count_of(o, "start");
-    return FL_OK;
-}
-
-static fl_status read_dec_step(tok_builder *b, const json_t *o, fl_err *err) {
-    tok_dec *d;
-    fl_status st = FL_OK;
-    if (is(o, "ByteFallback")) return next_dec(b, TOK_DEC_FALLBACK, &d, err);
-    if (is(o, "Replace")) {
-        const json_t *from = json_object_get(json_object_get(o, "pattern"), "String");
-        if (!from) return fl_fail(err, FL_EUNSUPPORTED, "decoder Replace with a pattern that is no string");
-        st = next_dec(b, TOK_DEC_REPLACE, &d, err);
-        if (st == FL_OK) st = copy_text(from, "decoder Replace", &d->from, &d->n_from, err);
-        return st == FL_OK ? copy_text(json_object_get(o, "content"), "decoder Replace", &d->to, &d->n_to, err) : st;
-    }
-    if (is(o, "Metaspace")) {
-        tok_prepend prepend;
-        st = next_dec(b, TOK_DEC_METASPACE, &d, err);
-        if (st == FL_OK) st = read_prepend(o, &prepend, err);
-        if (st != FL_OK) return st;
-        d->prepends = prepend != TOK_PREPEND_NEVER;
-        return copy_text(json_object_get(o, "replacement"), "decoder Metaspace", &d->from, &d->n_from, err);
-    }
-    if (is(o, "WordPiece")) {
-        st = next_dec(b, TOK_DEC_WORDPIECE, &d, err);
-        if (st != FL_OK) return st;
-        d->cleanup = tok_json_bool(o, "cleanup", true);
-        return copy_text(json_object_get(o, "prefix"), "decoder WordPiece", &d->from, &d->n_from, err);
-    }
-    return unknown("decoder", o, err);
-}
-
-static fl_status read_dec(tok_builder *b, const json_t *o, bool *fused, int depth, fl_err *err) {
-    tok_pipe *p = b->p;
-    const json_t *item;
-    size_t i;
-    if (is(o, "Sequence") && depth < TOK_JSON_DEPTH) {
-        json_array_foreach(json_object_get(o, "decoders"), i, item) {
-            fl_status st = read_dec(b, item, fused, depth + 1, err);
-            if (st != FL_OK) return st;
-        }
-        return FL_OK;
-    }
-    if (is(o, "Fuse")) {
-        *fused = true;
-        return FL_OK;
-    }
-    if (is(o, "Strip") && !p->dec_bytes) return read_strip(b, o, *fused, err);
-    if (p->dec_bytes || (*fused && p->n_decs) || (is(o, "ByteLevel") && p->n_decs))
-        return fl_fail(err, FL_EUNSUPPORTED, "decoder \"%.60s\" of tokenizer.json behind another that ends the list",
-                       type_of(o));
-    if (!is(o, "ByteLevel")) return read_dec_step(b, o, err);
-    p->dec_bytes = true;
-    return FL_OK;
+    if (p->model != TOK_MODEL_CHARS || p->prefix || p->suffix || p->byte_fallback || !p->dec_bytes) return;
+    if (!p->n_pres || p->pres[p->n_pres - 1].kind != TOK_PRE_LEVEL) return;
+    for (uint32_t i = 0; i + 1 < p->n_pres; i++)
+        if (p->pres[i].kind == TOK_PRE_LEVEL) return;
+    for (uint32_t i = 0; i < p->n_norms; i++)
+        if (p->norms[i].kind == TOK_NORM_LEVEL) return;
+    p->n_pres--;
+    p->model = TOK_MODEL_BYTES;
 }
 
 fl_status tok_json_steps(tok_builder *b, fl_err *err) {
-    const json_t *decoder = json_object_get(b->root, "decoder");
-    bool fused = false;
-    tok_dec *d;
     fl_status st = read_norm(b, json_object_get(b->root, "normalizer"), 0, err);
     if (st == FL_OK) st = read_pre(b, json_object_get(b->root, "pre_tokenizer"), 0, err);
+    if (st == FL_OK) st = tok_json_decoder(b, err);
     if (st == FL_OK) st = tok_split_open(&b->t->split, b->stages, b->n_stages, err);
-    if (st != FL_OK) return st;
-    if (!decoder || json_is_null(decoder))
-        st = next_dec(b, TOK_DEC_BLANKS, &d, err);
-    else
-        st = read_dec(b, decoder, &fused, 0, err);
-    if (st == FL_OK && b->p->model == TOK_MODEL_BYTES && !b->p->dec_bytes)
-        st = fl_fail(err, FL_EUNSUPPORTED, "pre-tokenizer ByteLevel without decoder ByteLevel");
+    if (st == FL_OK) find_bytes(b);
     return st;
 }

@@ -67,6 +67,15 @@ static bool put_char(const tok_norm *step, uint32_t cp, tok_text s, base_buf *ou
             if (is_dropped(cp)) return true;
             if (tok_is_white(cp)) return base_buf_putc(out, ' ');
             break;
+        case TOK_NORM_NMT:
+            if ((cp >= 1 && cp <= 8) || cp == 0xb || (cp >= 0xe && cp <= 0x1f) || cp == 0x7f || cp == 0x8f ||
+                cp == 0x9f)
+                return true;
+            if (cp == '\t' || cp == '\n' || cp == '\f' || cp == '\r' || cp == 0x1680 ||
+                (cp >= 0x200b && cp <= 0x200f) || cp == 0x2028 || cp == 0x2029 || cp == 0x2581 || cp == 0xfeff ||
+                cp == 0xfffd)
+                return base_buf_putc(out, ' ');
+            break;
         case TOK_NORM_CHINESE:
             if (is_ideograph(cp))
                 return base_buf_putc(out, ' ') && base_buf_append(out, s.bytes, s.n) && base_buf_putc(out, ' ');
@@ -114,25 +123,25 @@ static bool put_replaced(const tok_norm *s, const char *text, size_t n, base_buf
     return true;
 }
 
-static fl_status put_pattern(tok_pipe_run *r, const tok_norm *s, const char *text, size_t n, base_buf *out,
-                             fl_err *err) {
-    size_t at = 0, range[2];
+fl_status tok_replace_matches(tok_words *w, uint32_t stage, const char *text, size_t n, tok_text to, base_buf *out,
+                              fl_err *err) {
+    size_t at = 0, done = 0, touched = SIZE_MAX, range[2];
     bool ok = true;
     while (ok && at <= n) {
         bool found;
-        fl_status st = tok_words_search(r->words, s->stage, text, n, at, range, &found, err);
+        fl_status st = tok_words_search(w, stage, text, n, at, range, &found, err);
         if (st != FL_OK) return st;
         if (!found) break;
-        ok = base_buf_append(out, text + at, range[0] - at) && base_buf_append(out, s->to, s->n_to);
-        size_t next = range[1];
-        if (range[0] == range[1]) {
-            if (next == n) return ok ? FL_OK : fl_fail(err, FL_ENOMEM, "normalised text");
-            next += (size_t)tok_utf8_char((const uint8_t *)text + next, n - next);
-            ok = ok && base_buf_append(out, text + range[1], next - range[1]);
+        if (range[0] == range[1] && range[0] == touched) { /* no empty match touches the match before */
+            if (at >= n) break;
+            at += (size_t)tok_utf8_char((const uint8_t *)text + at, n - at);
+            continue;
         }
-        at = next;
+        ok = base_buf_append(out, text + done, range[0] - done) && base_buf_append(out, to.bytes, to.n) &&
+             out->len <= TOK_TEXT_MAX;
+        at = done = touched = range[1];
     }
-    if (ok && at < n) ok = base_buf_append(out, text + at, n - at);
+    if (ok && done < n) ok = base_buf_append(out, text + done, n - done);
     return ok ? FL_OK : fl_fail(err, FL_ENOMEM, "normalised text");
 }
 
@@ -142,12 +151,14 @@ static fl_status run_step(tok_pipe_run *r, const tok_norm *s, const char *text, 
         case TOK_NORM_FORM: ok = tok_normalize(s->form, text, n, out); break;
         case TOK_NORM_STRIP: ok = put_stripped(s, text, n, out); break;
         case TOK_NORM_REPLACE:
-            if (s->stage != TOK_NONE) return put_pattern(r, s, text, n, out, err);
+            if (s->stage != TOK_NONE)
+                return tok_replace_matches(r->words, s->stage, text, n, (tok_text){s->to, s->n_to}, out, err);
             ok = put_replaced(s, text, n, out);
             break;
         case TOK_NORM_PREPEND:
             ok = !n || (base_buf_append(out, s->to, s->n_to) && base_buf_append(out, text, n));
             break;
+        case TOK_NORM_LEVEL: ok = tok_put_level(r->t, text, n, out); break;
         case TOK_NORM_CHARSMAP: ok = tok_charsmap_clusters(s->map, text, n, out); break;
         default: ok = put_chars(s, text, n, out); break;
     }

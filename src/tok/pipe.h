@@ -6,7 +6,8 @@
  * that the component ByteLevel costs nothing here.
  *
  * Decoding runs the decoder's steps on one token after the other; what a step does may depend on whether the token is
- * the first, so that streaming needs no window. Byte tokens are held until their run ends (decode.c).
+ * the first, so that streaming needs no window. Byte tokens are held until their run ends (decode.c). Decoders that
+ * look at other tokens hold everything until the end (decode_list.c).
  */
 #ifndef TOK_PIPE_H
 #define TOK_PIPE_H
@@ -24,6 +25,8 @@ typedef enum {
     TOK_NORM_CHARSMAP, /* map */
     TOK_NORM_CLEAN,    /* drops control characters, white space becomes blanks */
     TOK_NORM_CHINESE,  /* blanks around ideographs */
+    TOK_NORM_NMT,      /* drops control characters, what looks like white space becomes blanks */
+    TOK_NORM_LEVEL,    /* bytes as printable characters */
 } tok_norm_kind;
 
 typedef struct {
@@ -52,7 +55,7 @@ bool tok_charsmap_find(const tok_charsmap *m, const char *text, size_t n, bool l
 bool tok_charsmap_clusters(const tok_charsmap *m, const char *text, size_t n, base_buf *out);
 
 /* ---- pre-tokenizers */
-typedef enum { TOK_PRE_SPLIT, TOK_PRE_METASPACE, TOK_PRE_BLANK } tok_pre_kind;
+typedef enum { TOK_PRE_SPLIT, TOK_PRE_METASPACE, TOK_PRE_BLANK, TOK_PRE_LEVEL } tok_pre_kind;
 typedef enum { TOK_PREPEND_ALWAYS, TOK_PREPEND_FIRST, TOK_PREPEND_NEVER } tok_prepend;
 
 typedef struct {
@@ -63,9 +66,15 @@ typedef struct {
 } tok_pre;
 
 /* ---- models */
-typedef enum { TOK_MODEL_BYTES, TOK_MODEL_CHARS, TOK_MODEL_UNIGRAM, TOK_MODEL_WORDPIECE } tok_model;
+typedef enum {
+    TOK_MODEL_BYTES,
+    TOK_MODEL_CHARS,
+    TOK_MODEL_UNIGRAM,
+    TOK_MODEL_WORDPIECE,
+    TOK_MODEL_WORDLEVEL,
+} tok_model;
 
-/* ---- decoders: decode.c */
+/* ---- decoders: decode.c, and those that need all tokens at once: decode_list.c */
 typedef enum {
     TOK_DEC_REPLACE,   /* from -> to */
     TOK_DEC_STRIP,     /* up to start and stop times from at the ends */
@@ -73,6 +82,10 @@ typedef enum {
     TOK_DEC_FALLBACK,  /* <0xNN> are bytes */
     TOK_DEC_WORDPIECE, /* from is the prefix of what continues a word; cleanup */
     TOK_DEC_BLANKS,    /* a blank between tokens */
+    TOK_DEC_FUSE,      /* all tokens become one */
+    TOK_DEC_LEVEL,     /* the bytes that printable characters stand for, all as one token */
+    TOK_DEC_SUFFIX,    /* from -> blank, on the last token nothing */
+    TOK_DEC_CTC,       /* equal neighbours are one; from dropped, then cleanup and to -> blank; no empty tokens */
 } tok_dec_kind;
 
 typedef struct {
@@ -80,6 +93,7 @@ typedef struct {
     char *from, *to; /* owned */
     size_t n_from, n_to;
     uint32_t start, stop;
+    uint32_t stage; /* replace: by pattern where not TOK_NONE */
     bool prepends, cleanup;
 } tok_dec;
 
@@ -120,7 +134,8 @@ struct tok_pipe {
     /* decoder */
     tok_dec decs[TOK_DECS_MAX];
     uint32_t n_decs;
-    bool dec_bytes; /* ByteLevel */
+    bool dec_bytes; /* ByteLevel alone */
+    bool dec_whole; /* the decoder needs all tokens: a stream prints at its end */
     char strip[5];  /* dropped from the start of the whole text, up to strip_max times */
     uint32_t strip_max;
 };
@@ -156,6 +171,7 @@ FL_CHECKED fl_status tok_pipe_encode(tok_pipe_run *r, const char *text, size_t n
                                      fl_err *err);
 /* chars.c, unigram.c: one word. */
 FL_CHECKED fl_status tok_chars_encode(tok_pipe_run *r, const char *word, size_t n, tok_ids *out, fl_err *err);
+FL_CHECKED fl_status tok_wordlevel_encode(tok_pipe_run *r, const char *word, size_t n, tok_ids *out, fl_err *err);
 FL_CHECKED fl_status tok_wordpiece_encode(tok_pipe_run *r, const char *word, size_t n, tok_ids *out, fl_err *err);
 FL_CHECKED fl_status tok_unigram_encode(tok_pipe_run *r, const char *word, size_t n, tok_ids *out, fl_err *err);
 /* Appends the byte tokens <0xNN> of s if all are in the vocabulary. 1: done, 0: not all are, -1: no memory. */
@@ -164,10 +180,24 @@ int tok_pipe_bytes(const tok_pipe *p, const char *s, size_t n, tok_ids *out);
 /* decode.c */
 /* Appends what token id prints, byte tokens as their byte; first: no token was before it. */
 bool tok_pipe_piece(const tok_pipe *p, uint32_t id, bool first, base_buf *out);
-/* The byte of a byte token under the decoder, or -1. */
+/* The byte of a name <0xNN>, or -1; of a byte token under the decoder. */
+int tok_byte_name(tok_text x);
 int tok_pipe_byte(const tok_pipe *p, uint32_t id);
+/* Runs a step on the text of b from begin on. */
+bool tok_dec_step(const tok_dec *d, bool first, base_buf *b, size_t begin);
+bool tok_dec_replace(base_buf *b, size_t begin, const char *from, size_t n_from, const char *to, size_t n_to);
+bool tok_dec_cleanup(base_buf *b, size_t begin);
 bool tok_pipe_push(tok_stream *s, uint32_t id, base_buf *out);
 bool tok_pipe_finish(tok_stream *s, base_buf *out);
+
+/* decode_list.c: the ids of s->run (as bytes) as text. */
+FL_CHECKED fl_status tok_pipe_list(tok_stream *s, base_buf *out, fl_err *err);
+
+/* normal.c: appends text with every match of the stage replaced by to. */
+FL_CHECKED fl_status tok_replace_matches(tok_words *w, uint32_t stage, const char *text, size_t n, tok_text to,
+                                         base_buf *out, fl_err *err);
+/* pretok.c: appends the printable characters that stand for the bytes. */
+bool tok_put_level(const tok *t, const char *s, size_t n, base_buf *out);
 
 /* onig.c: rewrites a pattern from Oniguruma's language to PCRE2's. */
 FL_CHECKED fl_status tok_onig_translate(const char *pattern, size_t n, base_buf *out, fl_err *err);

@@ -5,6 +5,7 @@
 #include "tok/pipe.h"
 
 #include "base/mem.h"
+#include "tok/utf8.h"
 
 #include <string.h>
 
@@ -34,6 +35,16 @@ static bool put_piece(const char *s, size_t n, const char *sign, bool prepend, b
     return true;
 }
 
+bool tok_put_level(const tok *t, const char *s, size_t n, base_buf *out) {
+    uint16_t chars[256];
+    for (uint32_t cp = 0; cp < sizeof t->level / sizeof *t->level; cp++)
+        if (t->level[cp] < 256) chars[t->level[cp]] = (uint16_t)cp;
+    if (!base_buf_reserve(out, 2 * n)) return false;
+    for (size_t i = 0; i < n; i++)
+        out->len += (size_t)tok_utf8_put((uint8_t *)out->data + out->len, chars[(uint8_t)s[i]]);
+    return true;
+}
+
 /* Writes all pieces anew into the buffer that does not hold text. */
 static bool rewrite(tok_pipe_run *r, const tok_pre *s, bool at_start, const char **text, const tok_pieces *pieces) {
     base_buf *to = &r->text[*text == r->text[0].data];
@@ -45,8 +56,9 @@ static bool rewrite(tok_pipe_run *r, const tok_pre *s, bool at_start, const char
         size_t begin = to->len;
         bool prepend =
             s->prepend == TOK_PREPEND_ALWAYS || (s->prepend == TOK_PREPEND_FIRST && at_start && p->begin == 0);
-        ok = put_piece(*text + p->begin, p->end - p->begin, s->sign, prepend, to) && to->len < UINT32_MAX &&
-             tok_pieces_push(&made, begin, to->len);
+        ok = (s->kind == TOK_PRE_LEVEL ? tok_put_level(r->t, *text + p->begin, p->end - p->begin, to)
+                                       : put_piece(*text + p->begin, p->end - p->begin, s->sign, prepend, to)) &&
+             to->len < UINT32_MAX && tok_pieces_push(&made, begin, to->len);
     }
     tok_pieces_clear(&r->pieces);
     r->pieces = made;
@@ -58,6 +70,7 @@ static fl_status encode_word(tok_pipe_run *r, const char *word, size_t n, tok_id
     switch (r->t->pipe->model) {
         case TOK_MODEL_CHARS: return tok_chars_encode(r, word, n, out, err);
         case TOK_MODEL_UNIGRAM: return tok_unigram_encode(r, word, n, out, err);
+        case TOK_MODEL_WORDLEVEL: return tok_wordlevel_encode(r, word, n, out, err);
         case TOK_MODEL_WORDPIECE: return tok_wordpiece_encode(r, word, n, out, err);
         case TOK_MODEL_BYTES: break;
     }

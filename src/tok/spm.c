@@ -1,4 +1,4 @@
-/* SentencePiece BPE. The vocabulary writes blanks as U+2581 and the library turns blanks of the
+/* SentencePiece: vocabularies of both models, and BPE. The vocabulary writes blanks as U+2581 and the library turns blanks of the
  * text into that sign; here both become blanks instead, which is the same and shorter.
  *
  * A text begins as characters; user-defined tokens are whole symbols that do not merge. Two
@@ -7,6 +7,8 @@
  * token (one for a run of them). Unused pieces serve as steps to longer ones and are taken apart
  * again at the end, the way the last pair seen for them was joined.
  *
+ * The Unigram model shares vocabulary and text rules (spm_unigram.c, spm_text.c).
+ *
  * No merge reaches over a blank that follows a byte which no piece has before a blank, so that
  * the text is cut there and each part merged by itself: the same result with small heaps.
  * Source: google/sentencepiece, src/bpe_model.cc.
@@ -14,6 +16,7 @@
 #include "tok/tok_int.h"
 
 #include "base/mem.h"
+#include "tok/pipe.h"
 #include "tok/utf8.h"
 
 #include <math.h>
@@ -68,22 +71,49 @@ static fl_status add_token(tok *t, uint32_t i, tok_text x, fl_err *err) {
     return FL_OK;
 }
 
+/* The rules of text. */
+static fl_status read_rules(tok *t, const tok_source *src, fl_err *err) {
+    static const tok_text unknown = {" \xe2\x81\x87 ", 5};
+    const tok_text *unk = src->unk_text.bytes ? &src->unk_text : &unknown;
+    t->blank_behind = src->blank_behind;
+    t->squeeze_blanks = src->squeeze_blanks;
+    t->literal_blanks = src->literal_blanks;
+    t->unk_text = base_strndup(unk->bytes, unk->n);
+    if (!t->unk_text) return fl_fail(err, FL_ENOMEM, "vocabulary");
+    return src->charsmap.n ? tok_charsmap_open(&t->charsmap, src->charsmap.bytes, src->charsmap.n, err) : FL_OK;
+}
+
+/* The texts as the file has them, and what the pieces are looked for in. */
+static bool open_pieces(tok *t, const tok_source *src) {
+    t->pieces = t->literal_blanks ? &t->spelled : &t->table;
+    if (!t->literal_blanks && !t->squeeze_blanks && !t->charsmap) return true;
+    if (!tok_table_init(&t->spelled, src->n_vocab, t->table.cap)) return false;
+    for (uint32_t i = 0; i < src->n_vocab; i++) {
+        if (src->texts[i].n) memcpy(tok_table_next(&t->spelled), src->texts[i].bytes, src->texts[i].n);
+        tok_table_end(&t->spelled, src->texts[i].n);
+    }
+    return tok_match_init(&t->user_spelled, &t->spelled, t->types, 1u << TOK_USER_DEFINED);
+}
+
 fl_status tok_spm_open(tok *t, const tok_source *src, fl_err *err) {
     if (src->n_scores != src->n_vocab)
         return fl_fail(err, FL_EFORMAT, "%u tokens but %u scores", src->n_vocab, src->n_scores);
     if (t->unk != TOK_NONE) t->types[t->unk] = TOK_UNKNOWN;
+    fl_status st = read_rules(t, src, err);
+    if (st != FL_OK) return st;
     t->scores = base_malloc(src->n_vocab * sizeof *t->scores);
-    if (!t->scores || !tok_map_init(&t->map, src->n_vocab))
-        return fl_fail(err, FL_ENOMEM, "vocabulary of %u tokens", src->n_vocab);
+    if (!t->scores || !open_pieces(t, src)) return fl_fail(err, FL_ENOMEM, "vocabulary of %u tokens", src->n_vocab);
     for (uint32_t i = 0; i < src->n_vocab; i++) {
         if (isnan(src->scores[i])) return fl_fail(err, FL_EFORMAT, "the score of token %u is not a number", i);
         t->scores[i] = src->scores[i] + 0.0f; /* makes -0 equal to 0 */
-        fl_status st = add_token(t, i, src->texts[i], err);
+        st = add_token(t, i, src->texts[i], err);
         if (st != FL_OK) return st;
     }
-    tok_map_fill(&t->map, &t->table, t->types, 1u << TOK_NORMAL | 1u << TOK_USER_DEFINED | 1u << TOK_UNUSED);
-    if (!tok_match_init(&t->user, &t->table, t->types, 1u << TOK_USER_DEFINED))
+    if (!tok_match_init(&t->user, t->pieces, t->types, 1u << TOK_USER_DEFINED))
         return fl_fail(err, FL_ENOMEM, "user-defined tokens");
+    if (t->unigram) return tok_spm_unigram_open(t, err);
+    if (!tok_map_init(&t->map, src->n_vocab)) return fl_fail(err, FL_ENOMEM, "vocabulary of %u tokens", src->n_vocab);
+    tok_map_fill(&t->map, t->pieces, t->types, 1u << TOK_NORMAL | 1u << TOK_USER_DEFINED | 1u << TOK_UNUSED);
     return FL_OK;
 }
 
@@ -98,7 +128,7 @@ static bool find_pair(tok_merge *m, const tok_symbol *a, const tok_symbol *b, ui
     const tok *t = m->t;
     uint32_t len = a->len + b->len;
     if (len > t->piece_bytes_max) return false;
-    uint32_t found = tok_map_find(&t->map, &t->table, m->text + a->start, len);
+    uint32_t found = tok_map_find(&t->map, t->pieces, m->text + a->start, len);
     if (found == TOK_NONE) return false;
     if (m->unused_left && t->types[found] == TOK_UNUSED) m->unused_left[found] = a->len;
     *priority = falling(t->scores[found]);
@@ -106,8 +136,7 @@ static bool find_pair(tok_merge *m, const tok_symbol *a, const tok_symbol *b, ui
     return true;
 }
 
-/* Appends the ids of text[start .. start + len), a symbol whose piece is id, or no piece. */
-static bool put_symbol(const tok_merge *m, uint32_t id, uint32_t start, uint32_t len, tok_ids *out) {
+bool tok_spm_put(const tok_merge *m, uint32_t id, uint32_t start, uint32_t len, tok_ids *out) {
     const tok *t = m->t;
     if (id != TOK_NONE) return tok_ids_push(out, id);
     bool whole = true;
@@ -117,7 +146,7 @@ static bool put_symbol(const tok_merge *m, uint32_t id, uint32_t start, uint32_t
             if (!tok_ids_push(out, t->byte_id[(uint8_t)m->text[start + i]])) return false;
         return true;
     }
-    if (t->unk == TOK_NONE || (out->n && out->ids[out->n - 1] == t->unk)) return true;
+    if (t->unk == TOK_NONE || (out->n > m->before && out->ids[out->n - 1] == t->unk)) return true;
     return tok_ids_push(out, t->unk);
 }
 
@@ -131,13 +160,13 @@ static bool put_unused(const tok_merge *m, uint32_t start, uint32_t len, tok_ids
         rest.n -= 2;
         start = rest.ids[rest.n];
         len = rest.ids[rest.n + 1];
-        uint32_t id = tok_map_find(&t->map, &t->table, m->text + start, len);
+        uint32_t id = tok_map_find(&t->map, t->pieces, m->text + start, len);
         uint32_t left = id != TOK_NONE && t->types[id] == TOK_UNUSED ? m->unused_left[id] : 0;
         if (left)
             ok = tok_ids_push(&rest, start + left) && tok_ids_push(&rest, len - left) && tok_ids_push(&rest, start) &&
                  tok_ids_push(&rest, left);
         else
-            ok = put_symbol(m, id, start, len, out);
+            ok = tok_spm_put(m, id, start, len, out);
     }
     tok_ids_clear(&rest);
     return ok;
@@ -149,10 +178,10 @@ static bool put_symbols(const tok_merge *m, tok_ids *out) {
         const tok_symbol *s = &m->symbols[i];
         if (!s->len) continue;
         uint32_t id = s->id;
-        if (id == TOK_NONE) id = tok_map_find(&t->map, &t->table, m->text + s->start, s->len);
+        if (id == TOK_NONE) id = tok_map_find(&t->map, t->pieces, m->text + s->start, s->len);
         bool ok = m->unused_left && id != TOK_NONE && t->types[id] == TOK_UNUSED
                       ? put_unused(m, s->start, s->len, out)
-                      : put_symbol(m, id, s->start, s->len, out);
+                      : tok_spm_put(m, id, s->start, s->len, out);
         if (!ok) return false;
     }
     return true;
@@ -178,17 +207,18 @@ static bool encode_segment(tok_merge *m, size_t begin, size_t end, tok_ids *out)
 
 fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char *text, size_t n, tok_ids *out, fl_err *err) {
     const tok *t = m->t;
-    size_t base = out->n;
     if (!n) return FL_OK;
-    scratch->len = 0;
-    if (!base_buf_reserve(scratch, n + 1)) goto no_memory;
+    m->before = out->n;
+    if (!tok_spm_text(t, text, n, scratch)) goto no_memory;
+    m->text = scratch->data;
+    if (t->unigram) {
+        if (!tok_spm_unigram(m, scratch->len, out)) goto no_memory;
+        return FL_OK;
+    }
     if (t->has_unused && !m->unused_left) {
         m->unused_left = base_calloc(t->n_vocab, sizeof *m->unused_left);
         if (!m->unused_left) goto no_memory;
     }
-    if (t->add_space_prefix) scratch->data[scratch->len++] = ' ';
-    scratch->len += tok_spm_blanks(text, n, scratch->data + scratch->len);
-    m->text = scratch->data;
     for (size_t begin = 0, end; begin < scratch->len; begin = end) {
         end = segment_end(t, m->text, begin, scratch->len);
         if (!encode_segment(m, begin, end, out)) goto no_memory;
@@ -196,6 +226,6 @@ fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char *text, size
     return FL_OK;
 
 no_memory:
-    out->n = base;
+    out->n = m->before;
     return fl_fail(err, FL_ENOMEM, "ids of %zu bytes", n);
 }

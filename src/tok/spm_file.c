@@ -1,7 +1,7 @@
 /* tokenizer.model: SentencePiece's ModelProto. The reader takes what it needs from the protobuf and skips the rest; every
  * length is checked against what is left. Fields of the format (sentencepiece_model.proto): ModelProto 1 pieces,
- * 2 trainer_spec, 3 normalizer_spec; piece 1 text, 2 score, 3 type; trainer_spec 3 model_type, 24
- * treat_whitespace_as_suffix, 40 to 43 the ids of unk, bos, eos, pad; normalizer_spec 2 precompiled_charsmap, 3
+ * 2 trainer_spec, 3 normalizer_spec, 5 denormalizer_spec; piece 1 text, 2 score, 3 type; trainer_spec 3 model_type, 24
+ * treat_whitespace_as_suffix, 40 to 43 the ids of unk, bos, eos, pad, 44 unk_surface; normalizer_spec 2 precompiled_charsmap, 3
  * add_dummy_prefix, 4 remove_extra_whitespaces, 5 escape_whitespaces.
  */
 #include "tok/tok.h"
@@ -64,8 +64,13 @@ typedef struct {
     int32_t *types;
     uint32_t n;
     int64_t model_type, unk, bos, eos, pad;
-    bool suffix, charsmap, dummy_prefix, squeeze, escape;
+    tok_text charsmap, unk_surface;
+    bool suffix, dummy_prefix, squeeze, escape, denormalizer;
 } model;
+
+static tok_text text_of(const field *f) {
+    return (tok_text){(const char *)f->bytes.at, (size_t)(f->bytes.end - f->bytes.at)};
+}
 
 static bool read_piece(reader r, tok_text *text, float *score, int32_t *type) {
     field f;
@@ -73,9 +78,9 @@ static bool read_piece(reader r, tok_text *text, float *score, int32_t *type) {
     *score = 0;
     *type = TOK_NORMAL;
     while (next_field(&r, &f)) {
-        size_t n = (size_t)(f.bytes.end - f.bytes.at);
-        if (f.number == 1) *text = (tok_text){(const char *)f.bytes.at, n};
-        if (f.number == 2 && n == 4) memcpy(score, f.bytes.at, 4); /* little-endian, as this machine */
+        if (f.number == 1) *text = text_of(&f);
+        if (f.number == 2 && f.bytes.end - f.bytes.at == 4)
+            memcpy(score, f.bytes.at, 4); /* little-endian, as this machine */
         if (f.number == 3) *type = f.value <= TOK_BYTE ? (int32_t)f.value : 0;
     }
     return r.at != NULL;
@@ -91,6 +96,7 @@ static bool read_trainer(reader r, model *m) {
         if (f.number == 41) m->bos = v;
         if (f.number == 42) m->eos = v;
         if (f.number == 43) m->pad = v;
+        if (f.number == 44) m->unk_surface = text_of(&f);
     }
     return r.at != NULL;
 }
@@ -98,11 +104,17 @@ static bool read_trainer(reader r, model *m) {
 static bool read_normalizer(reader r, model *m) {
     field f;
     while (next_field(&r, &f)) {
-        if (f.number == 2) m->charsmap = f.bytes.end > f.bytes.at;
+        if (f.number == 2) m->charsmap = text_of(&f);
         if (f.number == 3) m->dummy_prefix = f.value != 0;
         if (f.number == 4) m->squeeze = f.value != 0;
         if (f.number == 5) m->escape = f.value != 0;
     }
+    return r.at != NULL;
+}
+
+static bool read_denormalizer(reader r, model *m) {
+    field f;
+    while (next_field(&r, &f)) m->denormalizer = m->denormalizer || (f.number == 2 && f.bytes.end > f.bytes.at);
     return r.at != NULL;
 }
 
@@ -123,8 +135,16 @@ static fl_status read_model(model *m, reader all, fl_err *err) {
         }
         if (f.number == 2) ok = read_trainer(f.bytes, m);
         if (f.number == 3) ok = read_normalizer(f.bytes, m);
+        if (f.number == 5) ok = read_denormalizer(f.bytes, m);
     }
     if (!ok || !r.at || !n) return fl_fail(err, FL_EFORMAT, "tokenizer.model is no SentencePiece model, or is cut off");
+    /* The piece of the type counts, as in the library; ids beyond the vocabulary mean that there is no such token. */
+    for (uint32_t i = 0; i < m->n; i++)
+        if (m->types[i] == TOK_UNKNOWN) m->unk = i;
+    if (m->unk >= m->n) m->unk = -1;
+    if (m->bos >= m->n) m->bos = -1;
+    if (m->eos >= m->n) m->eos = -1;
+    if (m->pad >= m->n) m->pad = -1;
     return FL_OK;
 }
 
@@ -140,15 +160,15 @@ fl_status tok_open_sentencepiece(tok **out, const void *bytes, size_t n, bool ad
                .squeeze = true,
                .escape = true};
     fl_status st = read_model(&m, (reader){bytes, (const uint8_t *)bytes + n}, err);
-    const char *lacking = m.model_type != 2 ? "a model that is not BPE"
-                          : m.charsmap      ? "a precompiled_charsmap"
-                          : m.squeeze       ? "remove_extra_whitespaces"
-                          : m.suffix        ? "treat_whitespace_as_suffix"
-                          : !m.escape       ? "blanks that are not escaped"
-                                            : NULL;
-    if (st == FL_OK && lacking) st = fl_fail(err, FL_EUNSUPPORTED, "tokenizer.model with %s is not supported", lacking);
+    if (st == FL_OK && m.model_type != 1 && m.model_type != 2)
+        st = fl_fail(err, FL_EUNSUPPORTED, "tokenizer.model of the kind %s is not supported; known are UNIGRAM and BPE",
+                     m.model_type == 3   ? "WORD"
+                     : m.model_type == 4 ? "CHAR"
+                                         : "?");
+    if (st == FL_OK && m.denormalizer)
+        st = fl_fail(err, FL_EUNSUPPORTED, "tokenizer.model with a denormalizer is not supported");
     if (st == FL_OK) {
-        const tok_source s = {.model = "llama",
+        const tok_source s = {.model = m.model_type == 1 ? "t5" : "llama",
                               .texts = m.texts,
                               .scores = m.scores,
                               .types = m.types,
@@ -161,7 +181,12 @@ fl_status tok_open_sentencepiece(tok **out, const void *bytes, size_t n, bool ad
                               .pad = m.pad,
                               .add_bos = add_bos && m.bos >= 0,
                               .add_eos = add_eos && m.eos >= 0,
-                              .add_space_prefix = m.dummy_prefix};
+                              .add_space_prefix = m.dummy_prefix,
+                              .blank_behind = m.suffix,
+                              .squeeze_blanks = m.squeeze,
+                              .literal_blanks = !m.escape,
+                              .charsmap = m.charsmap,
+                              .unk_text = m.unk_surface};
         st = tok_open(out, &s, err);
     }
     base_free(m.texts);

@@ -12,7 +12,6 @@
 #include "tok/utf8.h"
 
 #define REPLACEMENT "\xef\xbf\xbd"
-#define UNKNOWN     " \xe2\x81\x87 "
 
 void tok_stream_init(tok_stream *s, const tok *t, unsigned flags) { *s = (tok_stream){.t = t, .flags = flags}; }
 
@@ -63,13 +62,20 @@ static bool put_spm(tok_stream *s, uint32_t id, base_buf *out) {
     if (s->n_pending) s->started = true;
     if (!replace_pending(s, out)) return false;
     if (t->types[id] == TOK_CONTROL) return true;
-    if (t->types[id] == TOK_UNKNOWN) return base_buf_puts(out, UNKNOWN);
-    if (t->add_space_prefix && !s->started && x.n && x.bytes[0] == ' ') {
-        s->started = true;
+    if (t->types[id] == TOK_UNKNOWN) return base_buf_puts(out, t->unk_text);
+    bool blank = x.n && x.bytes[0] == ' ' && (!t->literal_blanks || tok_table_get(&t->spelled, id).bytes[0] != ' ');
+    if ((t->add_space_prefix || t->squeeze_blanks) && !s->started && blank) {
+        s->started = !t->squeeze_blanks;
         x.bytes++;
         x.n--;
     }
     return put_bytes(s, x, out) && replace_pending(s, out);
+}
+
+bool tok_put_lossy(const tok *t, tok_text x, base_buf *out) {
+    tok_stream s;
+    tok_stream_init(&s, t, 0);
+    return put_bytes(&s, x, out) && replace_pending(&s, out);
 }
 
 fl_status tok_stream_push(tok_stream *s, uint32_t id, base_buf *out, fl_err *err) {
@@ -89,10 +95,15 @@ fl_status tok_stream_push(tok_stream *s, uint32_t id, base_buf *out, fl_err *err
 }
 
 fl_status tok_stream_finish(tok_stream *s, base_buf *out, fl_err *err) {
-    bool ok = replace_pending(s, out) && (!s->t->pipe || tok_pipe_finish(s, out));
+    const tok_pipe *p = s->t->pipe;
+    fl_status st = FL_OK;
+    if (p && p->dec_whole)
+        st = tok_pipe_list(s, out, err);
+    else if (!replace_pending(s, out) || (p && !tok_pipe_finish(s, out)))
+        st = fl_fail(err, FL_ENOMEM, "text of a token");
     tok_stream_clear(s);
     tok_stream_init(s, s->t, s->flags);
-    return ok ? FL_OK : fl_fail(err, FL_ENOMEM, "text of a token");
+    return st;
 }
 
 fl_status tok_decode(const tok *t, const uint32_t *ids, size_t n, unsigned flags, base_buf *out, fl_err *err) {

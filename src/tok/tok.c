@@ -13,6 +13,11 @@ void tok_close(tok *t) {
     if (!t) return;
     tok_pipe_close(t->pipe);
     tok_match_clear(&t->user);
+    tok_match_clear(&t->user_spelled);
+    tok_match_clear(&t->trie);
+    tok_table_clear(&t->spelled);
+    tok_charsmap_close(t->charsmap);
+    base_free(t->unk_text);
     tok_match_clear(&t->added);
     tok_map_clear(&t->map);
     tok_bpe_clear(&t->bpe);
@@ -126,17 +131,20 @@ static fl_status open_kind(tok *t, const tok_source *src, fl_err *err) {
 
 fl_status tok_open(tok **out, const tok_source *src, fl_err *err) {
     *out = NULL;
-    bool spm = src->model && strcmp(src->model, "llama") == 0;
+    bool unigram = src->model && strcmp(src->model, "t5") == 0;
+    bool spm = unigram || (src->model && strcmp(src->model, "llama") == 0);
     if (!spm && !(src->model && strcmp(src->model, "gpt2") == 0))
         return fl_fail(
             err, FL_EUNSUPPORTED,
-            "tokenizer model \"%.100s\" is not known; known are gpt2 (byte-level BPE) and llama (SentencePiece BPE)",
+            "tokenizer model \"%.100s\" is not known; known are gpt2 (byte-level BPE), llama (SentencePiece BPE), t5 "
+            "(SentencePiece Unigram)",
             src->model ? src->model : "");
     if (!src->n_vocab || src->n_vocab > TOK_VOCAB_MAX)
         return fl_fail(err, FL_EFORMAT, "a vocabulary of %u tokens; 1 to %d are possible", src->n_vocab, TOK_VOCAB_MAX);
     tok *t = base_calloc(1, sizeof *t);
     if (!t) return fl_fail(err, FL_ENOMEM, "tokenizer");
     t->spm = spm;
+    t->unigram = unigram;
     t->n_vocab = src->n_vocab;
     memset(t->byte_id, 0xff, sizeof t->byte_id);
     fl_status st = read_ids(t, src, err);

@@ -1,8 +1,8 @@
 /* tok/tok.h - a tokenizer: text to token ids and back.
  *
- * Two kinds: byte-level BPE (merges by rank inside the words that a pattern cuts; "gpt2" in
- * GGUF) and SentencePiece BPE (merges by the score of the joined piece; "llama"). A tokenizer
- * is opened from plain arrays (tok_source) or from a tokenizer.json, which is a pipeline of its own
+ * Kinds: byte-level BPE (merges by rank inside the words that a pattern cuts; "gpt2" in
+ * GGUF), SentencePiece BPE (merges by the score of the joined piece; "llama") and SentencePiece
+ * Unigram (the pieces whose scores have the greatest sum; "t5"). A tokenizer is opened from plain arrays (tok_source) or from a tokenizer.json, which is a pipeline of its own
  * (pipe.h).
  *
  * Model of encoding: added tokens are cut out of the text first (leftmost, longest), the rest
@@ -13,8 +13,8 @@
  * Decoding has three forms. The text form gives valid UTF-8: bytes that can no longer become a
  * character turn into U+FFFD the way the reference library of the kind does it (byte-level:
  * one per maximal prefix of a character; SentencePiece: one per byte token). In it SentencePiece
- * prints control tokens as nothing, the unknown token as " U+2047 ", and drops one leading blank
- * where the vocabulary adds one. TOK_SKIP_SPECIAL drops control tokens in both kinds. TOK_RAW
+ * prints control tokens as nothing, the unknown token as " U+2047 " or what the file says, and drops one
+ * leading blank where the vocabulary adds one, all of them where it drops them from text. TOK_SKIP_SPECIAL drops control tokens in both kinds. TOK_RAW
  * joins the bytes of the tokens as they are; where a tokenizer.json decodes by other steps than bytes, it
  * has no other form than the text.
  *
@@ -52,17 +52,23 @@ typedef enum {
 
 /* What tok_open() needs; everything is borrowed until it returns. */
 typedef struct {
-    const char *model;      /* "gpt2" or "llama" */
+    const char *model;      /* "gpt2", "llama" or "t5" */
     const char *pre;        /* name of the splitter for "gpt2" (tok_split_names()), from which normal form and
-                             * "whole words first" follow; ignored for "llama" */
+                             * "whole words first" follow; ignored for the others */
     const tok_text *texts;  /* [n_vocab], text of each token as the file spells it */
-    const float *scores;    /* [n_scores]; n_scores = n_vocab for "llama", ignored for "gpt2" */
+    const float *scores;    /* [n_scores]; n_scores = n_vocab, ignored for "gpt2" */
     const int32_t *types;   /* [n_types], tok_type values; n_types = n_vocab, or 0: all normal */
     const tok_text *merges; /* [n_merges] "left right", rank = index; "gpt2" only */
     uint32_t n_vocab, n_scores, n_types, n_merges;
     int64_t bos, eos, unk, pad; /* ids, or -1 */
     bool add_bos, add_eos;      /* TOK_ADD_SPECIAL puts them around the text */
-    bool add_space_prefix;      /* "llama": a blank goes in front of each piece of text */
+    /* What SentencePiece does to text before it is cut; ignored for "gpt2". */
+    bool add_space_prefix; /* a blank goes in front of each piece of text (add_dummy_prefix) */
+    bool blank_behind;     /* ... or behind it (treat_whitespace_as_suffix) */
+    bool squeeze_blanks;   /* blanks are dropped at the ends and in runs (remove_extra_whitespaces) */
+    bool literal_blanks;   /* pieces have blanks as they are, not as U+2581 (no escape_whitespaces) */
+    tok_text charsmap;     /* compiled replacements (precompiled_charsmap), n 0: none */
+    tok_text unk_text;     /* what the unknown token prints, bytes NULL: " U+2047 " */
 } tok_source;
 
 /* Opens a tokenizer. The caller owns *out: tok_close(). NULL on failure.
@@ -75,12 +81,16 @@ FL_CHECKED fl_status tok_open(tok **out, const tok_source *src, fl_err *err);
  * the component. FL_ENOMEM. */
 FL_CHECKED fl_status tok_open_json(tok **out, const char *json, size_t n, const char *config, size_t n_config,
                                    fl_err *err);
-/* Opens a tokenizer.model (n bytes, SentencePiece's protobuf; BPE without normaliser). The file does not say whether bos
+/* Opens a tokenizer.model (n bytes, SentencePiece's protobuf, models BPE and Unigram). The file does not say whether bos
  * and eos go around the text. Errors as tok_open(), FL_EUNSUPPORTED naming what we do not do. */
 FL_CHECKED fl_status tok_open_sentencepiece(tok **out, const void *bytes, size_t n, bool add_bos, bool add_eos,
                                             fl_err *err);
 /* Opens a tekken.json (n bytes). Errors: FL_EFORMAT, FL_EUNSUPPORTED for a pattern we cannot run, FL_ENOMEM. */
 FL_CHECKED fl_status tok_open_tekken(tok **out, const char *json, size_t n, fl_err *err);
+/* Opens a rank file (n bytes, lines "base64 rank") that is called name; config is the tokenizer_config.json beside it, or
+ * NULL. Errors: FL_EUNSUPPORTED where neither says how text is cut into words, FL_EFORMAT, FL_ENOMEM. */
+FL_CHECKED fl_status tok_open_tiktoken(tok **out, const char *ranks, size_t n, const char *name, const char *config,
+                                       size_t n_config, fl_err *err);
 void tok_close(tok *t);
 
 /* The splitter names of "gpt2" vocabularies, separated by ", ". */

@@ -155,6 +155,7 @@ typedef struct {
     tok_pair *heap;
     size_t n_heap, heap_cap;
     tok_pieces pieces;     /* bpe.c: the text as one piece */
+    size_t before;         /* spm.c: ids of other texts in front */
     uint32_t *unused_left; /* spm.c: [n_vocab] length of the left part of an unused piece, or NULL */
 } tok_merge;
 
@@ -204,9 +205,21 @@ FL_CHECKED fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char 
                                     fl_err *err);
 /* Writes text with every U+2581 as a blank; the count. out has room for n bytes. */
 size_t tok_spm_blanks(const char *text, size_t n, char *out);
+/* Appends what text[start .. start + len) becomes: id, or for TOK_NONE its byte tokens, or the unknown token. */
+bool tok_spm_put(const tok_merge *m, uint32_t id, uint32_t start, uint32_t len, tok_ids *out);
+
+/* ---- spm_text.c: out gets text as the pieces spell it. False without memory or beyond TOK_TEXT_MAX. */
+bool tok_spm_text(const tok *t, const char *text, size_t n, base_buf *out);
+
+/* ---- spm_unigram.c: types, scores and pieces are there. Encodes m->text[0 .. n). */
+FL_CHECKED fl_status tok_spm_unigram_open(tok *t, fl_err *err);
+bool tok_spm_unigram(const tok_merge *m, size_t n, tok_ids *out);
 
 /* Marks the tokens that end a turn; the types and t->added are there. */
 FL_CHECKED fl_status tok_find_stops(tok *t, fl_err *err);
+
+/* stream.c: appends bytes as text, U+FFFD per maximal prefix of a character where they are none. */
+bool tok_put_lossy(const tok *t, tok_text x, base_buf *out);
 
 struct tok {
     struct tok_pipe *pipe; /* a tokenizer.json (pipe.h); NULL: from a tok_source */
@@ -219,7 +232,7 @@ struct tok {
     uint8_t *stop;         /* [n_vocab] tok_is_stop() */
     uint32_t byte_id[256]; /* the token of each byte, or TOK_NONE */
     tok_match added;       /* byte-level: control, unknown and user-defined; SentencePiece: the first two */
-    tok_map map;           /* SentencePiece: normal, user-defined and unused pieces; byte-level with whole_first: all */
+    tok_map map; /* SentencePiece BPE: normal, user-defined and unused pieces; byte-level with whole_first: all */
     /* byte-level */
     uint16_t level[324]; /* code point -> byte; 256: none */
     tok_split *split;
@@ -229,8 +242,17 @@ struct tok {
     bool by_rank;     /* neighbours merge when their joint bytes are in map, the lowest id first; no merges in bpe */
     tok_bpe bpe;
     /* SentencePiece */
-    tok_match user; /* user-defined, in text with blanks for U+2581 */
-    float *scores;  /* [n_vocab] */
+    bool unigram;
+    bool squeeze_blanks, blank_behind, literal_blanks; /* as in tok_source */
+    struct tok_charsmap *charsmap;                     /* or NULL */
+    char *unk_text;
+    tok_table spelled;       /* [n_vocab] texts as the file has them: where blanks are literal or there are rules */
+    const tok_table *pieces; /* what map, user and trie are over: table, or spelled where blanks are literal */
+    tok_match user;          /* user-defined pieces */
+    tok_match user_spelled;  /* the same in text before the rules */
+    tok_match trie;          /* unigram: normal and user-defined pieces */
+    float unk_score;
+    float *scores; /* [n_vocab] */
     uint32_t piece_bytes_max;
     bool has_unused;
     bool before_blank[256]; /* bytes that some piece has directly before a blank */

@@ -1,6 +1,8 @@
 """tokenize and detokenize."""
 import json
 import os
+import shutil
+import tempfile
 
 from flambeau import Case, ids_text, tiny
 
@@ -46,6 +48,46 @@ class Tokenize(Case):
         self.assertEqual(self.json("tokenize", folder, "<s>", "--no-bos", "--parse-special")["ids"], [0])
         self.refused(1, "no weights", "run", folder, "hello")
         self.refused(1, "without tokenizer.json", "tokenize", own, "hello")
+
+    def test_unigram_gguf(self):
+        golden = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden", "tok")
+        model = os.path.join(golden, "own", "uni-nfkc.gguf")
+        with open(os.path.join(golden, "strings.json"), encoding="utf-8") as f:
+            strings = json.load(f)["strings"]
+        with open(os.path.join(golden, "own-uni-nfkc.gguf.json"), encoding="utf-8") as f:
+            cases = json.load(f)["cases"]
+        hexed = "".join(strings[c["i"]]["hex"] + "\n" for c in cases).encode()
+        out = self.ok("tokenize", model, "--no-bos", "--lines", "--hex", stdin=hexed).decode().splitlines()
+        self.assertEqual([json.loads(line)["ids"] for line in out], [c["plain"] for c in cases])
+        self.assertEqual(self.json("tokenize", model, "Hello")["ids"][-1], 1)
+
+    def test_files_of_a_folder(self):
+        own = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden", "tok", "own", "bytelevel", "tokenizer.json")
+        with tempfile.TemporaryDirectory() as folder:
+            def put(name, what):
+                os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+                with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
+                    f.write(what if isinstance(what, str) else json.dumps(what))
+
+            def render(*options):
+                return self.ok("template", folder, "--messages", os.path.join(folder, "messages"), *options).decode()
+
+            shutil.copy(own, folder)
+            put("messages", [{"role": "user", "content": "hi"}])
+            put("tools", [{"type": "function", "function": {"name": "f"}}])
+            put("tokenizer_config.json", {"chat_template": [{"name": "default", "template": "one {{ bos_token }}"},
+                                                            {"name": "tool_use", "template": "two {{ tools | length }}"}]})
+            put("special_tokens_map.json", {"bos_token": {"content": "<s>"}, "eos_token": "</s>"})
+            put("generation_config.json", {"eos_token_id": [1, 7]})
+            tools = ("--tools", os.path.join(folder, "tools"))
+            self.assertEqual([render(), render(*tools)], ["one <s>", "two 1"])
+            put("chat_template.jinja", "file")
+            put("additional_chat_templates/tool_use.jinja", "file for tools")
+            self.assertEqual([render(), render(*tools)], ["file", "file for tools"])
+            put("additional_chat_templates/tool_use.jinja", "{% if %}")
+            self.refused(1, "chat template for tools", "template", folder, "--messages", os.path.join(folder, "messages"))
+            put("generation_config.json", "[1")
+            self.refused(1, "generation_config.json", "tokenize", folder, "hi")
 
     def test_lines(self):
         model = tiny()

@@ -219,9 +219,24 @@ TEST(json_bpe_byte_fallback) { check_json("bpe-bf-hf"); }
 TEST(json_unigram) { check_json("uni-keep-hf"); }
 TEST(json_unigram_precompiled) { check_json("uni-rules-hf"); }
 /* String 256 has a punctuation mark that is younger than the reference's tables (docs/tokenizers.md). */
+TEST(json_kimi) { check_json("kimi"); }
+TEST(json_nmt) { check_json("nmt"); }
+TEST(json_scripts) { check_json("scripts"); }
+TEST(json_scripts_blanks) { check_json("scripts-blanks"); }
+TEST(json_fixed_length) { check_json("fixed"); }
+TEST(json_word_level) { check_json("wordlevel"); }
+TEST(json_bpe_decoder) { check_json("suffix"); }
+TEST(json_ctc) { check_json("ctc"); }
+TEST(json_decoders_behind_fuse) { check_json("behind-fuse"); }
+TEST(json_pattern_decoder) { check_json("regex-decoder"); }
+TEST(json_level_before_words) { check_json("level-words"); }
+TEST(json_level_wordpiece) { check_json("level-wordpiece"); }
+TEST(json_level_normalizer) { check_json("level-norm"); }
+TEST(json_level_and_fuse) { check_json("level-fuse"); }
+/* String 256 again. */
 TEST(json_wordpiece) { check_json_but("wordpiece", 256); }
 
-static void check_spm(const char *name) {
+static void check_spm(const char *name, bool add_bos, bool add_eos) {
     char path[256];
     size_t n;
     fl_err err;
@@ -229,14 +244,14 @@ static void check_spm(const char *name) {
     snprintf(path, sizeof path, GOLDEN "own/%s/tokenizer.model", name);
     char *bytes = read_file(path, &n);
     CHECK(bytes != NULL);
-    fl_status st = tok_open_sentencepiece(&t, bytes, n, true, false, &err);
+    fl_status st = tok_open_sentencepiece(&t, bytes, n, add_bos, add_eos, &err);
     CHECKF(st == FL_OK, "%s: %s", name, err.msg);
     snprintf(path, sizeof path, GOLDEN "own-%s.json", name);
     if (t) check_golden(t, path);
     tok_close(t);
     /* Every shorter file opens or is refused, with nothing left behind. */
     size_t before = base_mem_bytes();
-    for (size_t cut = 0; cut < n; cut += cut < 200 || cut > n - 400 ? 1 : 97) {
+    for (size_t cut = 0; cut < n; cut += cut < 200 || cut > n - 400 ? 1 : n / 200) {
         char *part = malloc(cut + 1);
         if (!part) break;
         memcpy(part, bytes, cut);
@@ -249,8 +264,13 @@ static void check_spm(const char *name) {
     free(bytes);
 }
 
-TEST(sentencepiece_file_plain) { check_spm("bpe-plain"); }
-TEST(sentencepiece_file_byte_fallback) { check_spm("bpe-bf"); }
+TEST(sentencepiece_file_plain) { check_spm("bpe-plain", true, false); }
+TEST(sentencepiece_file_byte_fallback) { check_spm("bpe-bf", true, false); }
+TEST(sentencepiece_file_unknown) { check_spm("bpe-unk", true, false); }
+TEST(sentencepiece_file_suffix) { check_spm("bpe-suffix", true, false); }
+TEST(sentencepiece_file_unigram) { check_spm("uni-keep", false, false); }
+TEST(sentencepiece_file_unigram_rules) { check_spm("uni-rules", true, false); }
+TEST(sentencepiece_file_unigram_nfkc) { check_spm("uni-nfkc", false, true); }
 
 TEST(sentencepiece_file_bad) {
     static const struct {
@@ -260,8 +280,11 @@ TEST(sentencepiece_file_bad) {
     } cases[] = {{"", 0, "no SentencePiece model"},
                  {"\xff\xff\xff\xff", 4, "no SentencePiece model"},
                  {"\x0a\x7f", 2, "no SentencePiece model"},
-                 {"\x0a\x03\x0a\x01q", 5, "not BPE"},
-                 {"\x0a\x03\x0a\x01q\x12\x02\x18\x02", 9, "remove_extra_whitespaces"}};
+                 {"\x0a\x03\x0a\x01q\x12\x02\x18\x03", 9, "WORD"},
+                 {"\x0a\x03\x0a\x01q\x12\x02\x18\x04", 9, "CHAR"},
+                 {"\x0a\x03\x0a\x01q\x1a\x03\x12\x01z", 10, "trie"},
+                 {"\x0a\x03\x0a\x01q\x12\x02\x40\x00\x2a\x03\x12\x01z", 14, "denormalizer"},
+                 {"\x0a\x03\x0a\x01q\x12\x0c\xc0\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 19, "unknown"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fl_err err;
         tok *t;
@@ -683,7 +706,8 @@ TEST(json_bad_input) {
     refuse_json("", FL_EFORMAT, "tokenizer.json");
     refuse_json("[1]", FL_EFORMAT, "no JSON object");
     refuse_json("{}", FL_EUNSUPPORTED, "BPE, Unigram, WordPiece");
-    refuse_json("{\"model\":{\"type\":\"WordLevel\"}}", FL_EUNSUPPORTED, "WordLevel");
+    refuse_json("{\"model\":{\"type\":\"Word\"}}", FL_EUNSUPPORTED, "\"Word\"");
+    refuse_json("{\"model\":{\"type\":\"WordLevel\"}}", FL_EFORMAT, "no vocabulary");
     refuse_json("{" BPE("\"a c\"") "}", FL_EFORMAT, "right piece");
     refuse_json("{" BPE("\"b a\"") "}", FL_EFORMAT, "joined piece");
     refuse_json("{" BPE("[\"a\"]") "}", FL_EFORMAT, "no pair");
@@ -700,18 +724,24 @@ TEST(json_bad_input) {
                 "given twice");
     refuse_json(WITH("\"added_tokens\":[{\"id\":1,\"content\":\"x\"}]"), FL_EFORMAT, "given twice");
     refuse_json(WITH("\"added_tokens\":[{\"id\":3}]"), FL_EFORMAT, "no content");
-    refuse_json(WITH("\"normalizer\":{\"type\":\"Nmt\"}"), FL_EUNSUPPORTED, "normalizer \"Nmt\"");
+    refuse_json(WITH("\"normalizer\":{\"type\":\"X\"}"), FL_EUNSUPPORTED, "normalizer \"X\"");
     refuse_json(WITH("\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAAA\"}"), FL_EFORMAT,
                 "trie");
     refuse_json(WITH("\"normalizer\":{\"type\":\"Prepend\"}"), FL_EFORMAT, "Prepend");
-    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}"), FL_EUNSUPPORTED, "UnicodeScripts");
+    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"X\"}"), FL_EUNSUPPORTED, "pre-tokenizer \"X\"");
+    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"FixedLength\",\"length\":0}"), FL_EUNSUPPORTED, "FixedLength of 0");
     refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"}}"), FL_EFORMAT, "compile");
-    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&b]\"}}"), FL_EUNSUPPORTED,
-                "&&");
+    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&[b]\"}}"), FL_EFORMAT,
+                "no end");
+    refuse_json(
+        WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[[[[[[[[[[[[[[[[[a]]]]]]]]]]]]]]]]]\"}}"),
+        FL_EUNSUPPORTED, "17 deep");
     refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"x\",\"pattern\":{\"String\":\"a\"}}"),
                 FL_EUNSUPPORTED, "behavior");
-    refuse_json(WITH("\"pre_tokenizer\":{\"type\":\"ByteLevel\"}"), FL_EUNSUPPORTED, "without decoder");
-    refuse_json(WITH("\"decoder\":{\"type\":\"CTC\"}"), FL_EUNSUPPORTED, "decoder \"CTC\"");
+    refuse_json(WITH("\"decoder\":{\"type\":\"X\"}"), FL_EUNSUPPORTED, "decoder \"X\"");
+    refuse_json(WITH("\"decoder\":{\"type\":\"CTC\",\"pad_token\":1}"), FL_EFORMAT, "pad_token");
+    refuse_json(WITH("\"decoder\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"(\"},\"content\":\"\"}"), FL_EFORMAT,
+                "compile");
     refuse_json(WITH("\"post_processor\":{\"type\":\"X\"}"), FL_EUNSUPPORTED, "post-processor \"X\"");
     enum { DEEP = 10000 };
     char *deep = malloc(2 * DEEP + 1);
@@ -737,6 +767,77 @@ TEST(json_exploding_pattern) {
     CHECK(ids.n == 0);
     tok_ids_clear(&ids);
     tok_close(t);
+}
+
+/* The n-th allocation fails: opening, encoding and decoding give up and leave nothing behind. */
+static void check_spm_allocations(const char *name) {
+    static const char text[] = "Hello  world, 12 <s> <ent> \xe4\xbd\xa0\xe5\xa5\xbd \xcc\x81";
+    char path[256];
+    size_t n;
+    snprintf(path, sizeof path, GOLDEN "own/%s/tokenizer.model", name);
+    char *bytes = read_file(path, &n);
+    CHECK(bytes != NULL);
+    for (uint64_t k = 1; bytes; k++) {
+        fl_err err;
+        tok *t = NULL;
+        tok_ids ids = {0};
+        base_buf out = {0};
+        size_t before = base_mem_bytes();
+        base_mem_fail_at(k);
+        fl_status st = tok_open_sentencepiece(&t, bytes, n, false, true, &err);
+        if (st == FL_OK) st = tok_encode(t, text, sizeof text - 1, TOK_ADD_SPECIAL | TOK_PARSE_SPECIAL, &ids, &err);
+        if (st == FL_OK) st = tok_decode(t, ids.ids, ids.n, 0, &out, &err);
+        bool failed = base_mem_failed();
+        base_mem_fail_at(0);
+        CHECKF(failed ? st == FL_ENOMEM : st == FL_OK, "%s: allocation %d: %s", name, (int)k, st ? err.msg : "");
+        tok_ids_clear(&ids);
+        base_buf_clear(&out);
+        tok_close(t);
+        CHECK(base_mem_bytes() == before);
+        if (!failed) break;
+        CHECK(k < 1000);
+    }
+    free(bytes);
+}
+
+TEST(sentencepiece_allocation_failures) {
+    check_spm_allocations("bpe-unk");
+    check_spm_allocations("uni-rules");
+    check_spm_allocations("uni-nfkc");
+}
+
+/* The rules of a model with its bytes changed at random: text stays UTF-8, and nothing is read outside. */
+TEST(sentencepiece_garbage_charsmap) {
+    size_t n;
+    char *bytes = read_file(GOLDEN "own/uni-rules/tokenizer.model", &n), *part = malloc(n + 1);
+    static const char text[] =
+        "Hello  w\xc3\xb6rld \xef\xac\x81 \xe2\x91\xa0 \xf0\x9f\x99\x82 \xe4\xbd\xa0\xcc\x81 abc \xe3\x8e\x8f";
+    CHECK(bytes && part);
+    uint64_t seed = 1, opened = 0;
+    for (int round = 0; bytes && part && round < 3000; round++) {
+        memcpy(part, bytes, n);
+        for (int k = 0; k < 8; k++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            /* the normaliser lies behind the pieces */
+            part[n - 1 - (seed >> 33) % 3000] = (char)(seed >> 25);
+        }
+        fl_err err;
+        tok *t = NULL;
+        tok_ids ids = {0};
+        base_buf out = {0};
+        fl_status st = tok_open_sentencepiece(&t, part, n, false, false, &err);
+        if (st == FL_OK) {
+            opened++;
+            CHECK(tok_encode(t, text, sizeof text - 1, 0, &ids, &err) == FL_OK);
+            CHECK(tok_decode(t, ids.ids, ids.n, 0, &out, &err) == FL_OK);
+        }
+        tok_ids_clear(&ids);
+        base_buf_clear(&out);
+        tok_close(t);
+    }
+    CHECKF(opened > 100, "%d opened", (int)opened);
+    free(bytes);
+    free(part);
 }
 
 static void check_json_allocations(const char *name) {
@@ -772,6 +873,8 @@ static void check_json_allocations(const char *name) {
 
 TEST(json_allocation_failures) {
     check_json_allocations("prefix");
+    check_json_allocations("behind-fuse");
+    check_json_allocations("scripts");
     check_json_allocations("norms");
     check_json_allocations("uni-rules-hf");
     check_json_allocations("wordpiece");
@@ -822,6 +925,87 @@ TEST(tekken_file) {
         if (k && !failed) break;
     }
     free(json);
+}
+
+/* A small rank file: the 256 bytes, "ab", "abc" and, behind a gap, "bc". */
+static char *make_ranks(const char *more) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    char *s = malloc(1 << 14);
+    size_t n = 0;
+    for (unsigned b = 0; s && b < 256; b++)
+        n += (size_t)sprintf(s + n, "%c%c== %u\n", digits[b >> 2], digits[(b & 3) << 4], b);
+    if (s) (void)sprintf(s + n, "YWI= 256\nYWJj 257\nYmM= 300\n%s", more);
+    return s;
+}
+
+TEST(rank_file) {
+    static const char config[] =
+        "{\"auto_map\":{\"AutoTokenizer\":[\"tokenization_kimi.X\",null]},\"bos_token\":\"[B]\","
+        "\"add_bos_token\":true,\"added_tokens_decoder\":{\"258\":{\"content\":\"[B]\","
+        "\"special\":true},\"301\":{\"content\":\"[U]\"}}}";
+    static const uint32_t want[] = {258, 256, 'b', 300, ' ', 257, 258, 301};
+    char *ranks = make_ranks("");
+    for (uint64_t k = 0; ranks; k++) {
+        fl_err err;
+        tok *t = NULL;
+        tok_ids ids = {0};
+        base_buf text = {0};
+        size_t before = base_mem_bytes();
+        base_mem_fail_at(k); /* 0: none fails */
+        fl_status st = tok_open_tiktoken(&t, ranks, strlen(ranks), "tiktoken.model", config, sizeof config - 1, &err);
+        if (st == FL_OK) st = tok_encode(t, "abbbc abc[B][U]", 15, TOK_ADD_SPECIAL | TOK_PARSE_SPECIAL, &ids, &err);
+        if (st == FL_OK) st = tok_decode(t, ids.ids, ids.n, TOK_SKIP_SPECIAL, &text, &err);
+        bool failed = base_mem_failed();
+        base_mem_fail_at(0);
+        CHECKF(st == FL_OK || (failed && st == FL_ENOMEM), "allocation %d: %s", (int)k, st ? err.msg : "");
+        if (st == FL_OK) {
+            CHECK(ids.n == 8 && memcmp(ids.ids, want, sizeof want) == 0);
+            CHECK(text.len == 12 && memcmp(text.data, "abbbc abc[U]", 12) == 0);
+        }
+        tok_ids_clear(&ids);
+        base_buf_clear(&text);
+        tok_close(t);
+        CHECK(base_mem_bytes() == before);
+        if (k && !failed) break;
+    }
+    /* By its name alone; every shorter file opens or is refused. */
+    for (size_t n = 0; ranks && n <= strlen(ranks); n += n < 3000 ? 37 : 1) {
+        fl_err err;
+        tok *t = NULL;
+        fl_status st = tok_open_tiktoken(&t, ranks, n, "qwen.tiktoken", "{\"added_tokens_decoder\":{}}", 27, &err);
+        CHECK(st == FL_OK || st == FL_EFORMAT);
+        tok_close(t);
+    }
+    free(ranks);
+}
+
+TEST(rank_file_bad) {
+    static const struct {
+        const char *more, *name, *config, *words;
+    } cases[] = {{"", "x.tiktoken", NULL, "cl100k_base.tiktoken"},
+                 {"", "tokenizer.model", "{}", "into words"},
+                 {"YmNj 257\n", "qwen.tiktoken", "{\"added_tokens_decoder\":{}}", "257 is given twice"},
+                 {"YmNj 900000\n", "qwen.tiktoken", "{}", "highest rank is 900000"},
+                 {"YmNj\n", "qwen.tiktoken", NULL, "line 260"},
+                 {"!! 301\n", "qwen.tiktoken", "{\"added_tokens_decoder\":{}}", "no base64"},
+                 {"", "qwen.tiktoken", "{\"added_tokens_decoder\":{\"x\":{\"content\":\"a\"}}}", "has no id"},
+                 {"", "qwen.tiktoken", "{\"added_tokens_decoder\":{\"3\":{\"content\":\"a\"}}}", "3 is given twice"},
+                 {"", "qwen.tiktoken", "[", "tokenizer_config.json"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fl_err err;
+        tok *t;
+        char *ranks = make_ranks(cases[i].more);
+        const char *config = cases[i].config;
+        fl_status st =
+            tok_open_tiktoken(&t, ranks, strlen(ranks), cases[i].name, config, config ? strlen(config) : 0, &err);
+        CHECKF(st != FL_OK && !t && strstr(err.msg, cases[i].words), "case %zu: %s", i, st ? err.msg : "");
+        free(ranks);
+    }
+    fl_err err;
+    tok *t;
+    CHECK(tok_open_tiktoken(&t, "YQ== 0\n", 7, "qwen.tiktoken", "{\"added_tokens_decoder\":{}}", 27, &err) ==
+          FL_EFORMAT);
+    CHECK(strstr(err.msg, "byte 0 has no rank"));
 }
 
 TEST(tekken_file_bad) {
