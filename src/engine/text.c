@@ -185,19 +185,20 @@ static fl_status read_config(const char *path, files *f, fl_err *err) {
     return st != FL_OK || ok ? st : fl_fail(err, FL_ENOMEM, "%s: no memory", path);
 }
 
-/* eos_token_id is an id or a list of them. */
+/* eos_token_id is an id or a list of them; those outside of the vocabulary can never be drawn. */
 static fl_status read_stops(fl_model *m, const char *path, const files *f, int file, fl_err *err) {
     json_t *o;
     fl_status st = read_object(path, f, file, &o, err);
     const json_t *v = json_object_get(o, "eos_token_id");
     size_t n = json_is_array(v) ? json_array_size(v) : v && !json_is_null(v);
+    const json_int_t n_ids = m->tok ? tok_n_vocab(m->tok) : UINT32_MAX;
     for (size_t i = 0; st == FL_OK && i < n; i++) {
         const json_t *id = json_is_array(v) ? json_array_get(v, i) : v;
-        if (json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) < UINT32_MAX)
-            engine_add_stop(m, (uint32_t)json_integer_value(id));
-        else
+        if (!json_is_integer(id))
             st = fl_fail(err, FL_EFORMAT, "%s/%s: eos_token_id: a token id or a list of them is wanted", path,
                          file_names[file]);
+        else if (json_integer_value(id) >= 0 && json_integer_value(id) < n_ids)
+            engine_add_stop(m, (uint32_t)json_integer_value(id));
     }
     json_decref(o);
     return st;
