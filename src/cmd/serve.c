@@ -72,6 +72,7 @@ static int read_options(session *s, const cmd_options *o, fl_err *err) {
         return cmd_usage(err,
                          "--host %s lets everybody on the network ask; give --api-key-file, or --insecure to allow it",
                          s->server.host);
+    s->server.any_host = o->uds || s->server.n_keys > 0 || o->insecure;
     return CMD_OK;
 }
 

@@ -168,6 +168,7 @@ void job_start(serve *s, http_call *c, const route *r) {
 }
 
 static void free_job(job *j) {
+    atomic_fetch_sub(&j->s->n_requests, j->n_counted);
     for (uint32_t i = 0; i < j->n_choices; i++) {
         choice *c = &j->choices[i];
         base_buf_clear(&c->text);
@@ -214,7 +215,7 @@ static void end_job(job *j) {
 static bool answer_prepared(job *j) {
     if (!j->call) return false;
     if (j->status) {
-        if (j->status == 503) http_reply_header(j->call, "Retry-After", "1");
+        if (j->status == 503 || j->status == 429) http_reply_header(j->call, "Retry-After", "1");
         serve_error(j->s, j->call, j->status, j->param, j->err.msg);
     } else if (!j->route->form || j->ended) {
         serve_begin_reply(j->s, j->call);

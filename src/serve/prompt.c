@@ -236,7 +236,12 @@ static void add_requests(job *j) {
         return;
     }
     if (!check_budget(j)) return;
-    j->choices = base_calloc((size_t)j->n_prompts * n, sizeof *j->choices);
+    j->n_counted = j->n_prompts * n;
+    if (atomic_fetch_add(&j->s->n_requests, j->n_counted) + j->n_counted > REQUESTS_MAX) {
+        job_fail(j, 429, NULL, "Too many answers are in work; try again.");
+        return;
+    }
+    j->choices = base_calloc(j->n_counted, sizeof *j->choices);
     if (!j->choices) {
         job_fail(j, 503, NULL, "The server has no memory for the call.");
         return;

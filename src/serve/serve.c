@@ -68,6 +68,23 @@ static void get_model(serve *s, http_call *c) {
     serve_error(s, c, 404, "model", message);
 }
 
+/* What evaluators ask before they tokenise through the server. The start token is what an empty text begins with. */
+static void get_tokenizer_info(serve *s, http_call *c) {
+    fl_model_info m;
+    fl_model_info_init(&m);
+    fl_model_get_info(s->model, &m);
+    uint32_t *ids;
+    size_t n = 0, n_bos = 0, n_eos = 0;
+    if (fl_tokenize(s->model, "", 0, FL_TOKENIZE_ADD_SPECIAL, &ids, &n, NULL) != FL_OK) ids = NULL;
+    const char *bos = ids && n > 0 ? fl_token_piece(s->model, ids[0], &n_bos) : NULL;
+    const char *eos = m.n_stop ? fl_token_piece(s->model, m.stop[0], &n_eos) : NULL;
+    reply_json(s, c,
+               json_pack("{s:s,s:b,s:o,s:o,s:n,s:i}", "tokenizer_class", m.tokenizer, "add_bos_token", m.add_bos,
+                         "bos_token", bos ? text_json(bos, n_bos) : json_null(), "eos_token",
+                         eos ? text_json(eos, n_eos) : json_null(), "pad_token", "model_max_length", (int)s->max_len));
+    fl_free(ids);
+}
+
 static void get_version(serve *s, http_call *c) { reply_json(s, c, json_pack("{s:s}", "version", fl_version())); }
 static void get_openapi(serve *s, http_call *c) { reply_json(s, c, openapi_document()); }
 
@@ -99,6 +116,7 @@ const route serve_routes[] = {
      .summary = "answers a conversation"},
     {"POST", "/tokenize", .prepare = prompt_tokenize, .body = FIELD_TOKENIZE, .summary = "text or messages to ids"},
     {"POST", "/detokenize", .prepare = prompt_detokenize, .body = FIELD_DETOKENIZE, .summary = "ids to text"},
+    {"GET", "/tokenizer_info", get_tokenizer_info, .summary = "the tokenizer's kind and its special tokens"},
     {"POST", "/v1/chat/completions/render", .prepare = prompt_render_chat, .body = FIELD_CHAT,
      .summary = "the text and ids that the model would be given"},
     {"POST", "/v1/completions/render", .prepare = prompt_render_completion, .body = FIELD_COMPLETION,
@@ -243,13 +261,12 @@ static bool has_key(const serve *s, const http_head *h) {
  * address or localhost. */
 static bool host_is_local(const serve *s, const char *host) {
     char name[64];
-    size_t n = strcspn(host, "]");
-    if (s->o.uds || s->o.n_keys > 0 || host[0] == '[') return true;
-    n = strcspn(host, ":");
+    size_t n = strcspn(host, ":");
+    if (s->o.any_host || host[0] == '[') return true;
     if (n >= sizeof name) return false;
     snprintf(name, sizeof name, "%.*s", (int)n, host);
     struct in_addr a;
-    return strcasecmp(name, "localhost") == 0 || inet_pton(AF_INET, name, &a) == 1 || strcasecmp(name, s->o.host) == 0;
+    return strcasecmp(name, "localhost") == 0 || inet_pton(AF_INET, name, &a) == 1;
 }
 
 static bool preflight(serve *s, http_call *c) {

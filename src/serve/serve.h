@@ -20,6 +20,7 @@ typedef struct {
     const char *keys[SERVE_KEYS_MAX]; /* API keys; none: everybody may ask */
     uint32_t n_keys;
     const char *origins;      /* "https://a.example,https://b.example" may ask from a browser; NULL: none */
+    bool any_host;            /* answer to every Host: who may ask is settled otherwise */
     bool log_json, quiet;     /* quiet: no line for each call */
     uint32_t max_connections; /* 0: what the descriptors allow, at most 10,000 */
     uint32_t max_queue;       /* calls in work at once; more are answered with 429 */

@@ -15,7 +15,7 @@
 #include "serve/metrics.h"
 #include "serve/serve.h"
 
-enum { WORKERS = 2, JSON_DEPTH_MAX = 64, JSON_VALUES_MAX = 2000000, LOGPROB_BYTES_MAX = 64 << 20 };
+enum { WORKERS = 2, JSON_DEPTH_MAX = 64, JSON_VALUES_MAX = 2000000, LOGPROB_BYTES_MAX = 64 << 20, REQUESTS_MAX = 2048 };
 
 typedef struct job job;
 typedef struct choice choice;
@@ -74,9 +74,9 @@ struct job {
     prompt prompts[FIELD_CHOICES_MAX];
     uint32_t n_prompts;
     choice *choices;
-    uint32_t n_choices, n_done;
-    bool with_worker;      /* the loop's note */
-    bool streaming, ended; /* ended: all choices are done, a worker writes the reply */
+    uint32_t n_choices, n_done, n_counted; /* counted: in the server's n_requests */
+    bool with_worker;                      /* the loop's note */
+    bool streaming, ended;                 /* ended: all choices are done, a worker writes the reply */
     /* What a worker found. */
     int status; /* not 0: an error */
     const char *param;
@@ -96,6 +96,7 @@ struct serve {
     size_t text_max; /* bytes of a prompt: more cannot fit the context */
     uint64_t id_base;
     atomic_uint_fast64_t n_ids;
+    atomic_uint n_requests; /* of all jobs */
     bool draining, aborting;
     double drain_until;
     int number;

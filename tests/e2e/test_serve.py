@@ -8,13 +8,15 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
 import time
 import unittest
 
-from flambeau import ROOT, Case, command, tiny
+import gguf
+from flambeau import FOLDER, ROOT, Case, command, tiny
 
 HELLO = [{"role": "user", "content": "hello world"}]
 
@@ -258,6 +260,8 @@ class Answers(WithServer):
         self.assertEqual("".join(got["token_strs"]), "hello<|im_end|>")
         self.assertEqual(got["count"], len(got["tokens"]))
         self.assertEqual(self.server.answer("/detokenize", tokens=got["tokens"])["prompt"], "hello<|im_end|>")
+        info = json.loads(self.server.call("GET", "/tokenizer_info")[2])
+        self.assertEqual((info["eos_token"], info["bos_token"]), ("<|im_end|>", None))
         chat = self.server.answer("/tokenize", messages=HELLO)
         self.assertEqual(chat["tokens"], self.server.answer("/v1/chat/completions/render", messages=HELLO)["data"][0]["token_ids"])
 
@@ -538,6 +542,22 @@ class Life(Case):
         self.assertTrue(data.endswith(b"data: [DONE]\n\n"))
         self.assertLess(seconds, 4)
 
+    def test_engine_fails(self):
+        """Weights that give NaN: each call fails by itself with a fixed sentence, and the server lives on."""
+        model = gguf.llama()
+        kind, dims, data = model.tensors["output_norm.weight"]
+        model.tensors["output_norm.weight"] = kind, dims, struct.pack("<f", float("nan")) + data[4:]
+        server = Server(model.save(FOLDER / "nan.gguf"))
+        for more in ({}, {"stream": True}, {"n": 3}):
+            status, _, data = server.post("/v1/completions", {"prompt": [5, 6], **more})
+            error = json.loads(data)["error"]
+            self.assertEqual((status, error["type"], error["code"]), (500, "server_error", 500))
+            self.assertNotIn("/", error["message"])
+        self.assertTrue(server.idle())
+        self.assertIn('finished_reason="error"} ', server.call("GET", "/metrics")[2].decode())
+        self.assertEqual(server.call("GET", "/health")[0], 200)
+        self.assertEqual(server.close(), 0)
+
     def test_few_descriptors(self):
         """More connections than descriptors: the server stays up and answers when there is room again."""
         import resource
@@ -554,6 +574,15 @@ class Life(Case):
             except (ConnectionError, http.client.HTTPException):
                 time.sleep(0.05)
         self.assertEqual(status, 200)
+        self.assertEqual(server.close(), 0)
+
+    def test_answers_in_work_are_bounded(self):
+        server = Server(tiny(context=2048))
+        body = {"prompt": [5], "n": 128, "max_tokens": 60, "ignore_eos": True}
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            statuses = [status for status, _, _ in pool.map(lambda _: server.post("/v1/completions", body), range(20))]
+        self.assertEqual((set(statuses), statuses.count(200) >= 16), ({200, 429}, True))
+        self.assertTrue(server.idle())
         self.assertEqual(server.close(), 0)
 
     def test_queue_is_bounded(self):
