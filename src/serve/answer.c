@@ -1,7 +1,7 @@
 /* From events of requests to replies: chunks as they come, or one object at the end. */
 #include "serve/serve_int.h"
 
-#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 static const char *finish_name(fl_finish f) {
@@ -106,6 +106,7 @@ void answer_write(job *j) {
     json_t *choices = json_array();
     for (uint32_t i = 0; i < j->n_choices; i++) {
         choice *c = &j->choices[i];
+        if (c->text.failed) job_fail(j, 503, NULL, "The server has no memory for the answer.");
         json_t *o = j->route->form->whole(j, c);
         if (j->v.return_token_ids) {
             json_object_set_new(o, "prompt_token_ids", ids_json(&j->prompts[c->prompt]));
@@ -169,7 +170,7 @@ static void cancel_all(job *j) {
 /* The engine failed this request: the whole call fails. */
 static void fail(job *j, const fl_err *err) {
     cancel_all(j);
-    j->err = *err;
+    fprintf(stderr, "error: %s: %s\n", j->id, err->msg); /* what clients are not told */
     if (j->streaming)
         fail_stream(j);
     else

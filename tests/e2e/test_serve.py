@@ -557,6 +557,7 @@ class Life(Case):
         self.assertIn('finished_reason="error"} ', server.call("GET", "/metrics")[2].decode())
         self.assertEqual(server.call("GET", "/health")[0], 200)
         self.assertEqual(server.close(), 0)
+        self.assertTrue(any(line.startswith("error: cmpl-") for line in server.lines))
 
     def test_few_descriptors(self):
         """More connections than descriptors: the server stays up and answers when there is room again."""
