@@ -13,7 +13,7 @@
  * it. Engines are independent of each other; several may share one model.
  *
  * Threads. A model may be used by any number of threads. Of an engine, fl_request_add,
- * fl_request_next, fl_request_cancel and fl_request_close may come from any thread;
+ * fl_request_next, fl_request_cancel and the two closing calls may come from any thread;
  * one request belongs to one thread at a time, except that cancel may come from
  * anywhere. Steps are run by the thread fl_engine_start() makes, or, without one, by
  * the callers of fl_engine_step() and fl_request_next(), one after the other.

@@ -2,7 +2,6 @@
 #include "serve/serve_int.h"
 
 #include <stdio.h>
-#include <string.h>
 
 static const char *finish_name(fl_finish f) {
     return f == FL_FINISH_STOP ? "stop" : f == FL_FINISH_LENGTH ? "length" : "abort";

@@ -6,6 +6,10 @@
 static json_t *operation(const route *r) {
     json_t *o = json_pack("{s:s,s:{s:{s:s},s:{s:s}}}", "summary", r->summary, "responses", "200", "description", "done",
                           "default", "description", "an error: {\"error\": {message, type, param, code}}");
+    if (strchr(r->path, '{'))
+        json_object_set_new(o, "parameters",
+                            json_pack("[{s:s,s:s,s:b,s:{s:s}}]", "name", "id", "in", "path", "required", 1, "schema",
+                                      "type", "string"));
     if (r->body)
         json_object_set_new(o, "requestBody",
                             json_pack("{s:b,s:{s:{s:o}}}", "required", 1, "content", "application/json", "schema",

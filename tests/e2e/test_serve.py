@@ -251,6 +251,11 @@ class Answers(WithServer):
                 self.assertIn(value, top.values())
             self.assertEqual(p["token_logprobs"][-1], max(p["top_logprobs"][-1].values()))
             self.assertTrue(choice["text"].startswith(self.server.answer("/detokenize", tokens=prompt)["prompt"]))
+        long = [5 + i * 7 % 80 for i in range(300)]  # its pages are in the cache: scoring computes them all the same
+        self.server.answer("/v1/completions", prompt=long, max_tokens=2)
+        p = self.server.answer("/v1/completions", prompt=long, max_tokens=0, logprobs=0, echo=True)["choices"][0]["logprobs"]
+        want = self.json("score", tiny(context=2048), "--tokens", ",".join(map(str, long)))
+        self.assertEqual(p["token_logprobs"], want["logprobs"])
         only = self.server.answer("/v1/completions", prompt="hello", echo=True, max_tokens=0)["choices"][0]
         self.assertEqual((only["text"], only["finish_reason"]), ("hello", "length"))
 
