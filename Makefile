@@ -32,20 +32,22 @@ endif
 
 # The small libraries are linked statically: the binary needs libc and libm only.
 LIBDIR := $(shell $(CC) -print-file-name=libjansson.a | xargs dirname)
-LIBS   := $(LIBDIR)/libjansson.a $(LIBDIR)/libpcre2-8.a $(LIBDIR)/libutf8proc.a $(LIBDIR)/libminizip.a $(LIBDIR)/libz.a -lm -lpthread -ldl
+LIBS   := $(LIBDIR)/libjansson.a $(LIBDIR)/libpcre2-8.a $(LIBDIR)/libutf8proc.a $(LIBDIR)/libminizip.a $(LIBDIR)/libz.a $(LIBDIR)/libevent_core.a -lm -lpthread -ldl
 
 # Debian's libjansson.a is not position-independent: the shared library uses the shared ones.
 LIBS_SHARED := -ljansson -lpcre2-8 -lutf8proc -lminizip -lz -lm -lpthread -ldl
 
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
-SRC_LIB := $(filter-out src/cmd/% src/dev/cpu/x86/% src/dev/cpu/arm/%,$(shell find src -name '*.c' | LC_ALL=C sort))
+SRC_LIB := $(filter-out src/cmd/% src/serve/% src/dev/cpu/x86/% src/dev/cpu/arm/%,$(shell find src -name '*.c' | LC_ALL=C sort))
 ifeq ($(ARCH),x86_64)
 SRC_LIB += $(wildcard src/dev/cpu/x86/*.c)
 endif
 SRC_CMD  := $(wildcard src/cmd/*.c)
+SRC_SERVE := $(wildcard src/serve/*.c)
 SRC_TEST := $(wildcard tests/unit/*/*_test.c)
 OBJ_LIB  := $(SRC_LIB:%.c=$B/%.o)
 OBJ_CMD  := $(SRC_CMD:%.c=$B/%.o)
+OBJ_SERVE := $(SRC_SERVE:%.c=$B/%.o)
 TESTS    := $(SRC_TEST:tests/unit/%.c=$B/tests/%)
 
 .PHONY: all test-programs check format dist install clean
@@ -72,13 +74,14 @@ $B/libflambeau.so: $(OBJ_LIB) tools/libflambeau.map
 	$(CC) -shared -Wl,-soname,libflambeau.so.0 -Wl,--version-script=tools/libflambeau.map -Wl,-z,relro,-z,now \
 	  $(LDFLAGS) -o $@ $(OBJ_LIB) $(LIBS_SHARED)
 
-$B/flambeau: $(OBJ_CMD) $B/libflambeau.a
-	$(CC) -pie -Wl,-z,relro,-z,now $(LDFLAGS) -o $@ $(OBJ_CMD) $B/libflambeau.a $(LIBS)
+$B/flambeau: $(OBJ_CMD) $(OBJ_SERVE) $B/libflambeau.a
+	$(CC) -pie -Wl,-z,relro,-z,now $(LDFLAGS) -o $@ $(OBJ_CMD) $(OBJ_SERVE) $B/libflambeau.a $(LIBS)
 
 $B/hello: examples/hello.c $B/libflambeau.a
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $< $B/libflambeau.a $(LIBS)
 
-# cmd/ is not in the library: its test links the parts that need no model.
+# cmd/ and serve/ are not in the library: their tests link the parts that need no model.
+$B/tests/serve/http_test: $B/src/serve/head.o $B/src/serve/http.o
 $B/tests/cmd/cmd_test: $B/src/cmd/input.o $B/src/cmd/json.o $B/src/cmd/options.o $B/src/cmd/out.o
 
 test-programs: $(TESTS) all
@@ -93,6 +96,7 @@ FUZZ := $(patsubst tests/fuzz/%_fuzz.c,$B/fuzz/%,$(wildcard tests/fuzz/*_fuzz.c)
 fuzz:
 	@$(MAKE) CC=clang SAN=$(SAN_FUZZ) CFLAGS=-fno-sanitize-recover=undefined fuzz-programs
 fuzz-programs: $(FUZZ)
+$B/fuzz/http: $B/src/serve/head.o
 $B/fuzz/cmd: $B/src/cmd/input.o $B/src/cmd/json.o $B/src/cmd/options.o $B/src/cmd/out.o
 $B/fuzz/%: tests/fuzz/%_fuzz.c $B/libflambeau.a
 	@mkdir -p $(@D)

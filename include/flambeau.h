@@ -13,7 +13,7 @@
  * it. Engines are independent of each other; several may share one model.
  *
  * Threads. A model may be used by any number of threads. Of an engine, fl_request_add,
- * fl_request_next, fl_request_cancel and fl_request_close may come from any thread;
+ * fl_request_next, fl_request_cancel and the two closing calls may come from any thread;
  * one request belongs to one thread at a time, except that cancel may come from
  * anywhere. Steps are run by the thread fl_engine_start() makes, or, without one, by
  * the callers of fl_engine_step() and fl_request_next(), one after the other.
@@ -131,6 +131,10 @@ typedef struct {
     uint64_t page_shuffle_seed; /* not 0: cache pages are given out in a random order (tests) */
     bool
         no_prefix_caching; /* true: a request never starts behind pages that an earlier one with the same tokens filled */
+    /* Called by the thread of fl_engine_start() after each step: requests may have something to read, and those that have
+     * ended can be closed without waiting. Must return quickly and not call the engine; writing to an eventfd is meant. */
+    void (*on_step)(void *user);
+    void *user;
 } fl_engine_options;
 
 FL_API void fl_engine_options_init(fl_engine_options *o);
@@ -151,10 +155,11 @@ typedef struct {
     double load_ms, compile_ms;
     uint64_t n_steps, n_prompt_tokens, n_output_tokens; /* since open */
     uint64_t n_step_allocations;                        /* made inside steps: 0 */
-    uint64_t token_bytes; /* of weights that one token alone reads: of experts, those that it is sent to */
-    uint64_t n_cached_tokens;                           /* prompt tokens that were found in the cache, since open */
+    uint64_t token_bytes;          /* of weights that one token alone reads: of experts, those that it is sent to */
+    uint64_t n_cached_tokens;      /* prompt tokens that were found in the cache, since open */
     uint64_t n_preemptions;        /* requests thrown out of a full cache and computed again, since open */
     uint32_t n_running, n_waiting; /* requests after the last step */
+    uint32_t n_kv_pages, n_kv_pages_used; /* of all groups; used: held by requests, after the last step */
 } fl_engine_info;
 
 FL_API void fl_engine_info_init(fl_engine_info *info);
@@ -240,6 +245,10 @@ typedef struct {
     uint32_t n_top;
     const char *text; /* complete characters that this event adds to the answer; never NULL */
     size_t n_text;
+    /* DONE with FL_FINISH_STOP: what ended the answer. By a stop token: has_stop_token, and token, logprob and top are
+     * that token's. By a stop text: the text as it was given. */
+    bool has_stop_token;
+    const char *stop_text;
 } fl_event;
 
 FL_API void fl_event_init(fl_event *event);
@@ -251,7 +260,11 @@ FL_API FL_CHECKED fl_status fl_request_next(fl_request *r, fl_event *event, int 
 
 /* Ends the request at the next step; FL_EVENT_DONE with FL_FINISH_CANCELED follows. Any thread; also from a signal handler. */
 FL_API void fl_request_cancel(fl_request *r);
-FL_API void fl_request_close(fl_request *r); /* cancels first if needed; accepts NULL */
+FL_API void fl_request_close(fl_request *r); /* cancels first if needed, then waits for the engine; accepts NULL */
+
+/* The same without waiting: false when a step still works on the request, which stays the caller's and is canceled; to be
+ * tried again after the next step (on_step). For loops that must not block. */
+FL_API bool fl_request_try_close(fl_request *r);
 
 typedef struct {
     size_t size;

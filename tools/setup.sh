@@ -5,7 +5,7 @@ set -eu
 
 packages="
   gcc libc6-dev binutils make
-  libjansson-dev libpcre2-dev libutf8proc-dev zlib1g-dev libminizip-dev
+  libjansson-dev libpcre2-dev libutf8proc-dev zlib1g-dev libminizip-dev libevent-dev
   python3 python3-pip ca-certificates libcurl4
   clang clang-format
 "

@@ -44,6 +44,7 @@ int cmd_detokenize(const cmd_options *o, fl_err *err);
 int cmd_template(const cmd_options *o, fl_err *err);
 int cmd_bench(const cmd_options *o, fl_err *err);
 int cmd_startup(const cmd_options *o, fl_err *err);
+int cmd_serve(const cmd_options *o, fl_err *err);
 int cmd_show(const cmd_options *o, fl_err *err);
 int cmd_doctor(const cmd_options *o, fl_err *err);
 int cmd_pull(const cmd_options *o, fl_err *err);

@@ -34,6 +34,9 @@ const cmd_command cmd_commands[] = {
      "tokens,\n"
      "tg128xb8 draws 128 tokens in each of 8 requests at once and counts all of them.\n\n"
      "--load-format dummy --shape NAME --quant TYPE measures random weights of a published model's sizes."},
+    {"serve", CMD_SERVE, cmd_serve, "MODEL", 1, 1, "answer over HTTP, in OpenAI's protocol",
+     "Serves /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /metrics, /health and more;\n"
+     "/openapi.json lists them with their fields. SIGTERM or Ctrl-C lets running answers end, a second one does not."},
     {"show", CMD_SHOW, cmd_show, "MODEL", 1, 1, "what a model is", NULL},
     {"pull", CMD_PULL, cmd_pull, "NAME", 1, 1, "download a model",
      "NAME is one of 'flambeau list', a repository ORG/NAME[@REVISION][:FILE], or the URL of a .gguf file.\n"

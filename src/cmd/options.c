@@ -15,6 +15,7 @@ typedef enum {
     KIND_LEVEL, /* int in [low, high] */
     KIND_SEED,  /* uint64_t; sets has_seed */
     KIND_STOP,  /* appended to stop[] */
+    KIND_NAME,  /* appended to names[] */
 } option_kind;
 
 typedef struct {
@@ -29,11 +30,11 @@ typedef struct {
 } option;
 
 enum {
-    ENGINE = CMD_RUN | CMD_CHAT | CMD_SCORE | CMD_BENCH,
+    ENGINE = CMD_RUN | CMD_CHAT | CMD_SCORE | CMD_BENCH | CMD_SERVE,
     SAMPLING = CMD_RUN | CMD_CHAT,
     SETTING = SAMPLING | CMD_SETTING,
     ALL = CMD_RUN | CMD_SCORE | CMD_TOKENIZE | CMD_DETOKENIZE | CMD_TEMPLATE | CMD_BENCH | CMD_SHOW | CMD_PULL |
-          CMD_LIST | CMD_RM | CMD_CHAT | CMD_DOCTOR,
+          CMD_LIST | CMD_RM | CMD_CHAT | CMD_DOCTOR | CMD_SERVE,
 };
 
 #define AT(field) offsetof(cmd_options, field)
@@ -56,7 +57,7 @@ static const option options[] = {
     {"stop", 0, KIND_STOP, SAMPLING, AT(stop), 0, 0, "TEXT", "ends the answer before TEXT; up to 16 times"},
     {"ignore-eos", 0, KIND_FLAG, SAMPLING, AT(ignore_eos), 0, 0, NULL, "go on after the model's end token"},
     {"system", 0, KIND_TEXT, SAMPLING, AT(system), 0, 0, "TEXT", "a system message before the prompt"},
-    {"chat-template", 0, KIND_TEXT, SAMPLING | CMD_TEMPLATE, AT(chat_template), 0, 0, "FILE",
+    {"chat-template", 0, KIND_TEXT, SAMPLING | CMD_TEMPLATE | CMD_SERVE, AT(chat_template), 0, 0, "FILE",
      "a Jinja template instead of the model's own"},
     {"raw", 0, KIND_FLAG, SAMPLING, AT(raw), 0, 0, NULL, "the prompt as plain text, without the chat template"},
     {"tokens", 0, KIND_TEXT, CMD_RUN | CMD_SCORE, AT(tokens), 0, 0, "IDS",
@@ -90,6 +91,32 @@ static const option options[] = {
     {"shape", 0, KIND_TEXT, CMD_BENCH, AT(shape), 0, 0, "NAME",
      "sizes of a published model instead of MODEL (qwen3-4b ...), or its config.json"},
     {"quant", 0, KIND_TEXT, CMD_BENCH, AT(quant), 0, 0, "TYPE", "of random weights: bf16, q8_0, q4_0, q4_k ... (bf16)"},
+    {"host", 0, KIND_TEXT, CMD_SERVE, AT(host), 0, 0, "ADDRESS", "where to listen (127.0.0.1)"},
+    {"port", 0, KIND_COUNT, CMD_SERVE, AT(port), 0, 65535, "N", "the port (8000); 0 is any that is free"},
+    {"uds", 0, KIND_TEXT, CMD_SERVE, AT(uds), 0, 0, "PATH", "a Unix socket instead, for this user alone"},
+    {"api-key", 0, KIND_TEXT, CMD_SERVE, AT(api_key), 0, 0, "KEY", "asked for on every path but /health"},
+    {"api-key-file", 0, KIND_TEXT, CMD_SERVE, AT(api_key_file), 0, 0, "FILE",
+     "keys, one a line; ps does not show them"},
+    {"insecure", 0, KIND_FLAG, CMD_SERVE, AT(insecure), 0, 0, NULL, "listen to the network without a key"},
+    {"allowed-origins", 0, KIND_TEXT, CMD_SERVE, AT(origins), 0, 0, "LIST", "web pages that may ask (none); * is all"},
+    {"served-model-name", 0, KIND_NAME, CMD_SERVE, AT(names), 0, 0, "NAME",
+     "the model's name (MODEL's); up to 8 times"},
+    {"max-num-seqs", 0, KIND_COUNT, CMD_SERVE, AT(max_num_seqs), 1, 512, "N", "requests that run at once (32)"},
+    {"max-num-batched-tokens", 0, KIND_COUNT, CMD_SERVE, AT(max_num_batched_tokens), 1, 65536, "N",
+     "tokens of one step (512)"},
+    {"kv-cache-tokens", 0, KIND_COUNT, CMD_SERVE, AT(kv_cache_tokens), 1, U32_MAX - 1, "N",
+     "room of the cache (a third of memory at most)"},
+    {"no-prefix-caching", 0, KIND_FLAG, CMD_SERVE, AT(no_prefix_caching), 0, 0, NULL,
+     "compute each prompt from its start"},
+    {"max-queue", 0, KIND_COUNT, CMD_SERVE, AT(max_queue), 1, 100000, "N", "calls in work, further ones get 429 (512)"},
+    {"max-connections", 0, KIND_COUNT, CMD_SERVE, AT(max_connections), 1, 100000, "N",
+     "open connections (10000, or what the descriptors allow)"},
+    {"shutdown-timeout", 0, KIND_COUNT, CMD_SERVE, AT(shutdown_timeout), 0, 86400, "S",
+     "seconds that answers may take more after SIGTERM (5)"},
+    {"log-json", 0, KIND_FLAG, CMD_SERVE, AT(log_json), 0, 0, NULL, "a JSON object for each call on stderr"},
+    {"quiet", 0, KIND_FLAG, CMD_SERVE, AT(quiet), 0, 0, NULL, "no line for each call"},
+    {"ssl-keyfile", 0, KIND_TEXT, CMD_SERVE, AT(tls), 0, 0, "FILE", "refused: there is no TLS yet"},
+    {"ssl-certfile", 0, KIND_TEXT, CMD_SERVE, AT(tls), 0, 0, "FILE", "refused, too"},
     {"threads", 't', KIND_COUNT, ENGINE, AT(threads), 1, CMD_THREADS_MAX, "N",
      "CPU threads (all that the process may use)"},
     {"cpu-isa", 0, KIND_TEXT, ENGINE, AT(cpu_isa), 0, 0, "NAME", "set: amx, avx512vnni, avx2 or scalar (the best)"},
@@ -103,7 +130,7 @@ static const option options[] = {
     {"print-plan", 0, KIND_FLAG, ENGINE, AT(print_plan), 0, 0, NULL, "show the compiled plan on stderr first"},
     {"offline", 0, KIND_FLAG, ALL & ~(CMD_LIST | CMD_RM), AT(offline), 0, 0, NULL,
      "fetch nothing: only what is in the caches (or HF_HUB_OFFLINE=1)"},
-    {"json", 0, KIND_FLAG, ALL & ~(CMD_RM | CMD_CHAT), AT(json), 0, 0, NULL, "one JSON object on stdout"},
+    {"json", 0, KIND_FLAG, ALL & ~(CMD_RM | CMD_CHAT | CMD_SERVE), AT(json), 0, 0, NULL, "one JSON object on stdout"},
     {"help", 'h', KIND_FLAG, ALL, AT(help), 0, 0, NULL, "this text"},
 };
 enum { N_OPTIONS = sizeof options / sizeof *options };
@@ -227,6 +254,13 @@ static fl_status set(cmd_options *o, const option *row, const char *shown, const
             if (*value == '\0') return fl_fail(err, FL_EINVAL, "%s wants a text, found an empty one", shown);
             o->stop[o->n_stop++] = value;
             return FL_OK;
+        case KIND_NAME:
+            if (o->n_names == CMD_NAMES_MAX)
+                return fl_fail(err, FL_EINVAL, "%s may be given %d times, found more", shown, CMD_NAMES_MAX);
+            if (*value == '\0' || strpbrk(value, "\"\\\n"))
+                return fl_fail(err, FL_EINVAL, "%s wants a name without quotes, found '%.40s'", shown, value);
+            o->names[o->n_names++] = value;
+            return FL_OK;
         default: return set_number(field, row, shown, value, err);
     }
 }
@@ -304,6 +338,10 @@ fl_status cmd_options_parse(cmd_options *o, const cmd_command *command, int argc
                        .repetition_penalty = 1.0f,
                        .top = 20,
                        .repeats = 5,
+                       .port = 8000,
+                       .max_num_seqs = 32,
+                       .max_queue = 512,
+                       .shutdown_timeout = 5,
                        .bench_prompt = "512",
                        .bench_generate = "128",
                        .bench_batch = "1",

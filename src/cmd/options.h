@@ -31,10 +31,11 @@ enum {
     CMD_RM = 1 << 9,
     CMD_CHAT = 1 << 10,
     CMD_DOCTOR = 1 << 11,
+    CMD_SERVE = 1 << 12,
     CMD_SETTING = 1 << 30, /* no command: a chat may change it */
 };
 
-enum { CMD_ARGS_MAX = 2, CMD_STOP_MAX = 16, CMD_THREADS_MAX = 512 };
+enum { CMD_ARGS_MAX = 2, CMD_STOP_MAX = 16, CMD_NAMES_MAX = 8, CMD_THREADS_MAX = 512 };
 
 typedef struct {
     const char *args[CMD_ARGS_MAX]; /* what is not an option: MODEL, PROMPT ... */
@@ -68,6 +69,12 @@ typedef struct {
     const char *bench_prompt, *bench_generate, *bench_batch, *bench_depth, *bench_format;
     const char *load_format, *shape, *quant; /* bench: random weights */
     uint32_t repeats;
+
+    const char *host, *uds, *api_key, *api_key_file, *origins, *tls;
+    const char *names[CMD_NAMES_MAX];
+    uint32_t n_names, port, max_connections, max_queue, shutdown_timeout; /* seconds */
+    bool insecure, log_json, quiet, no_prefix_caching;
+    uint32_t max_num_seqs, max_num_batched_tokens, kv_cache_tokens;
 } cmd_options;
 
 /* Parses argv[0 .. argc) (what follows the command's name) for a command; an option may stand anywhere, "--" ends

@@ -18,6 +18,8 @@ fl_status fl_engine_open(fl_engine **out, const fl_model *m, const fl_engine_opt
     if (!e) return fl_fail(err, FL_ENOMEM, "an engine: no memory");
     e->model = m;
     e->arrived_end = &e->arrived;
+    e->on_step = o.on_step;
+    e->on_step_user = o.user;
     base_mutex_init(&e->step_lock, BASE_RANK_STEP);
     base_mutex_init(&e->queue_lock, BASE_RANK_QUEUE);
     base_cond_init(&e->queue_cond);
@@ -68,7 +70,9 @@ void fl_engine_get_info(fl_engine *e, fl_engine_info *info) {
                           .n_cached_tokens = atomic_load(&e->n_cached_tokens),
                           .n_preemptions = atomic_load(&e->n_preemptions),
                           .n_running = atomic_load(&e->n_running),
-                          .n_waiting = atomic_load(&e->n_waiting)};
+                          .n_waiting = atomic_load(&e->n_waiting),
+                          .n_kv_pages_used = atomic_load(&e->n_kv_used)};
+    for (uint32_t i = 0; i < e->g->n_kv; i++) all.n_kv_pages += e->kv_pages[i];
     e->vt->describe(e->dev, &all.cpu_isa, &all.n_threads);
     for (uint32_t i = 0; i < e->g->n_kv; i++)
         if (e->g->kv[i].window == 0 || e->g->n_kv == 1) all.kv_cache_tokens = (uint64_t)e->kv_pages[i] * KV_PAGE_TOKENS;
@@ -109,6 +113,7 @@ static void *run_steps(void *arg) {
         fl_status st = engine_step(e, &busy, NULL);
         (void)st;
         base_mutex_unlock(&e->step_lock);
+        if (e->on_step) e->on_step(e->on_step_user);
         base_mutex_lock(&e->queue_lock);
         while (!busy && !e->arrived && !e->quit) base_cond_wait(&e->queue_cond, &e->queue_lock, -1);
         bool quit = e->quit;

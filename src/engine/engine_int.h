@@ -78,7 +78,9 @@ struct fl_engine {
     bool threaded, quit;                /* guarded by queue_lock */
     pthread_t thread;
     atomic_uint_fast64_t n_steps, n_prompt_tokens, n_output_tokens, n_step_allocations, n_cached_tokens, n_preemptions;
-    atomic_uint n_running, n_waiting;
+    atomic_uint n_running, n_waiting, n_kv_used;
+    void (*on_step)(void *user); /* of the thread; NULL: nobody asks */
+    void *on_step_user;
 };
 
 struct fl_request {
@@ -107,6 +109,8 @@ struct fl_request {
     fl_top *prompt_top, *top; /* [.., n_top] */
     fl_top *last_top;         /* [n_top] after the prompt of a request that draws nothing */
     fl_finish finish;
+    bool has_stop_token; /* ended by stop_token, whose numbers lie at n_drawn */
+    uint32_t stop_token;
     fl_err err;
     bool released; /* the engine has let go of it */
     bool queued;   /* guarded by the engine's queue_lock */
@@ -120,6 +124,8 @@ struct fl_request {
     size_t n_given; /* bytes at the start of text that the last event showed */
     char **stop;
     uint32_t n_stop;
+    bool by_text; /* told STOP by stop[stopped_by] */
+    uint32_t stopped_by;
 };
 
 /* load.c */

@@ -273,11 +273,13 @@ bool engine_request_drawn(fl_request *r, const sample_result *row) {
     double now = base_now();
     if (r->t_first == 0) r->t_first = now;
     if (r->score_prompt) r->n_scored = r->n_prompt;
+    if (r->logprobs) r->logprobs[r->n_drawn] = row->logprob;
+    if (r->top) copy_top(r->top + (size_t)r->n_drawn * r->n_top, row, r->n_top);
     if (is_stop(r, row->token)) {
         r->finish = FL_FINISH_STOP;
+        r->has_stop_token = true;
+        r->stop_token = row->token;
     } else {
-        if (r->logprobs) r->logprobs[r->n_drawn] = row->logprob;
-        if (r->top) copy_top(r->top + (size_t)r->n_drawn * r->n_top, row, r->n_top);
         r->tokens[r->n_prompt + r->n_drawn++] = row->token;
         note_seen(r, row->token, true);
         if (r->n_drawn == r->max_draws) r->finish = FL_FINISH_LENGTH;
@@ -320,14 +322,15 @@ static size_t held_back(const fl_request *r, const char *text, size_t n) {
     return most;
 }
 
-/* Where the stop text that ends earliest begins, or n. */
-static size_t find_stop(const fl_request *r, const char *text, size_t n) {
+/* Where the stop text that ends earliest begins, or n; *which is its number. */
+static size_t find_stop(const fl_request *r, const char *text, size_t n, uint32_t *which) {
     size_t begin = n, end = SIZE_MAX;
     for (uint32_t i = 0; i < r->n_stop; i++) {
         const char *at = memmem(text, n, r->stop[i], strlen(r->stop[i]));
         if (!at || (size_t)(at - text) + strlen(r->stop[i]) >= end) continue;
         begin = (size_t)(at - text);
         end = begin + strlen(r->stop[i]);
+        *which = i;
     }
     return begin;
 }
@@ -338,9 +341,10 @@ static fl_status add_text(fl_request *r, uint32_t token, bool last, fl_event *ev
     if (r->has_text)
         st = last ? tok_stream_finish(&r->stream, &r->text, err) : tok_stream_push(&r->stream, token, &r->text, err);
     if (st != FL_OK) return st;
-    size_t n = r->text.len, stop = r->n_stop ? find_stop(r, r->text.data, n) : n;
+    size_t n = r->text.len, stop = r->n_stop ? find_stop(r, r->text.data, n, &r->stopped_by) : n;
     if (stop < n) {
         r->told = FL_FINISH_STOP;
+        r->by_text = true;
         fl_request_cancel(r);
     }
     event->text = r->text.data ? r->text.data : "";
@@ -364,6 +368,15 @@ static fl_status take_end(fl_request *r, fl_finish finish, fl_event *event, fl_e
         if (r->told == FL_FINISH_NONE) r->told = finish; /* the held back text did not end in a stop text */
     }
     event->finish = r->told;
+    if (r->told == FL_FINISH_STOP && r->by_text) {
+        event->stop_text = r->stop[r->stopped_by];
+    } else if (r->told == FL_FINISH_STOP && r->has_stop_token) {
+        event->has_stop_token = true;
+        event->token = r->stop_token;
+        event->logprob = r->logprobs ? r->logprobs[r->n_drawn] : 0;
+        event->n_top = r->n_top;
+        event->top = r->n_top ? r->top + (size_t)r->n_drawn * r->n_top : NULL;
+    }
     if (r->max_draws == 0 && r->told == FL_FINISH_LENGTH) {
         event->n_top = r->n_top;
         event->top = r->last_top;
@@ -458,6 +471,26 @@ static bool withdraw(fl_request *r) {
     return found;
 }
 
+static void end_close(fl_request *r) {
+    fl_engine *e = r->e;
+    base_mutex_lock(&e->queue_lock);
+    e->n_requests--;
+    base_mutex_unlock(&e->queue_lock);
+    free_request(r);
+}
+
+bool fl_request_try_close(fl_request *r) {
+    fl_request_cancel(r);
+    bool gone = withdraw(r);
+    if (!gone) {
+        base_mutex_lock(&r->lock);
+        gone = r->released;
+        base_mutex_unlock(&r->lock);
+    }
+    if (gone) end_close(r);
+    return gone;
+}
+
 void fl_request_close(fl_request *r) {
     if (!r) return;
     fl_engine *e = r->e;
@@ -481,10 +514,7 @@ void fl_request_close(fl_request *r) {
             base_mutex_unlock(&e->step_lock);
         }
     }
-    base_mutex_lock(&e->queue_lock);
-    e->n_requests--;
-    base_mutex_unlock(&e->queue_lock);
-    free_request(r);
+    end_close(r);
 }
 
 void fl_request_get_stats(const fl_request *r, fl_request_stats *s) {

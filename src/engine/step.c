@@ -189,6 +189,9 @@ static void publish_stats(fl_engine *e) {
     atomic_store(&e->n_preemptions, s.n_preempted);
     atomic_store(&e->n_running, s.n_running);
     atomic_store(&e->n_waiting, s.n_waiting);
+    uint32_t used = 0;
+    for (uint32_t g = 0; g < e->g->n_kv; g++) used += e->kv_pages[g] - kv_cache_room(e->kv, g);
+    atomic_store(&e->n_kv_used, used);
 }
 
 fl_status engine_step(fl_engine *e, bool *busy, fl_err *err) {

@@ -25,7 +25,7 @@ class Options(Case):
 
     def test_unknown_names(self):
         self.refused(2, ["no command 'rnu'", "'run'"], "rnu")
-        self.refused(2, ["no command 'serve'"], "serve")
+        self.refused(2, ["no command 'quantize'"], "quantize")
         self.refused(2, ["no option --temprature", "--temperature"], "run", "m.gguf", "--temprature", "1")
         self.refused(2, ["no option -x"], "run", "m.gguf", "-x")
         self.refused(2, ["no option --logits"], "run", "m.gguf", "hi", "--logits", "f")

@@ -3,6 +3,8 @@
 #include "base/mem.h"
 #include "unit/engine/run.h"
 
+#include <stdatomic.h>
+
 static const tiny_model llama = {.arch = "llama", .types = {DTYPE_Q8_0, DTYPE_F32}, .n_types = 2};
 static const tiny_model gemma = {.arch = "gemma3", .window = 40, .types = {DTYPE_Q4_0}};
 static transcript a, b, c;
@@ -663,4 +665,90 @@ TEST(broken_requests_harm_no_other) {
         fl_engine_close(e);
         fl_model_close(m);
     }
+}
+
+/* What a server's loop needs: to be told of steps, to read and to close without waiting. */
+static void count_step(void *user) { atomic_fetch_add((atomic_uint *)user, 1); }
+
+TEST(a_loop_that_never_waits) {
+    fl_model *m = tiny_open(&llama);
+    atomic_uint n_steps = 0;
+    fl_engine_options o = sim_options();
+    o.on_step = count_step;
+    o.user = &n_steps;
+    fl_engine *e = run_engine(m, &o);
+    CHECK(fl_engine_start(e, NULL) == FL_OK);
+    run_prompt(prompt, 8, 96, 3);
+    fl_request_options r = run_options(prompt, 8, 900);
+    fl_request *all[8];
+    for (int i = 0; i < 8; i++) CHECK(fl_request_add(&all[i], e, &r, NULL) == FL_OK);
+    fl_event event;
+    fl_event_init(&event);
+    uint32_t n_open = 8, n_tokens = 0, seen = 0;
+    for (int round = 0; n_open && round < 5000; round++) {
+        while (atomic_load(&n_steps) == seen && round < 4000) usleep(100);
+        seen = atomic_load(&n_steps);
+        if (fl_request_next(all[0], &event, 0, NULL) == FL_OK) n_tokens += event.kind == FL_EVENT_TOKEN;
+        /* All but the first are left after a while: no wait, and each is closed after some later step. */
+        for (int i = 1; n_tokens > 5 && i < 8; i++) {
+            if (!all[i] || !fl_request_try_close(all[i])) continue;
+            all[i] = NULL;
+            n_open--;
+        }
+        if (n_open > 1 || !fl_request_try_close(all[0])) continue;
+        n_open = 0;
+    }
+    CHECK(n_open == 0 && n_tokens > 5);
+    fl_engine_stop(e);
+    fl_engine_info info;
+    fl_engine_info_init(&info);
+    fl_engine_get_info(e, &info);
+    CHECKF(info.n_kv_pages > 0 && info.n_kv_pages_used == 0, "%u of %u pages are held", info.n_kv_pages_used,
+           info.n_kv_pages);
+    fl_engine_close(e);
+    fl_model_close(m);
+}
+
+/* The last event says what ended the answer, and for a stop token its log-probability: the one that the same request has
+ * for the token when it goes on. */
+TEST(what_ended_an_answer) {
+    fl_model *m = tiny_open(&llama);
+    fl_engine *e = run_engine(m, NULL);
+    bool by_token = false;
+    for (uint64_t seed = 1; seed < 400 && !by_token; seed++) {
+        run_prompt(prompt, 5, 96, seed);
+        fl_request_options r = run_options(prompt, 5, 40);
+        r.n_logprobs = 1;
+        r.seed = seed;
+        CHECK(run_one(&a, e, &r));
+        r.ignore_eos = false;
+        fl_request *q;
+        fl_event event;
+        fl_event_init(&event);
+        CHECK(fl_request_add(&q, e, &r, NULL) == FL_OK);
+        uint32_t n = 0;
+        while (event.kind != FL_EVENT_DONE && fl_request_next(q, &event, -1, NULL) == FL_OK)
+            n += event.kind == FL_EVENT_TOKEN;
+        by_token = event.has_stop_token;
+        CHECK(by_token == (event.finish == FL_FINISH_STOP) && !event.stop_text);
+        if (by_token) CHECK(event.token == a.tokens[n] && event.logprob == a.logprobs[n] && event.n_top == 1);
+        fl_request_close(q);
+    }
+    CHECK(by_token);
+    fl_request_options r = run_options(prompt, 5, 200);
+    CHECK(run_one(&a, e, &r) && a.n_text > 8);
+    char stop[2] = {a.text[6], '\0'};
+    const char *stops[] = {"never \x01", stop};
+    r.stop = stops;
+    r.n_stop = 2;
+    fl_request *q;
+    fl_event event;
+    fl_event_init(&event);
+    CHECK(fl_request_add(&q, e, &r, NULL) == FL_OK);
+    while (event.kind != FL_EVENT_DONE && fl_request_next(q, &event, -1, NULL) == FL_OK) continue;
+    CHECK(event.finish == FL_FINISH_STOP && !event.has_stop_token && event.stop_text &&
+          strcmp(event.stop_text, stop) == 0);
+    fl_request_close(q);
+    fl_engine_close(e);
+    fl_model_close(m);
 }
