@@ -75,7 +75,7 @@ $B/hello: examples/hello.c $B/libflambeau.a
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $< $B/libflambeau.a $(LIBS)
 
 # cmd/ is not in the library: its test links the parts that need no model.
-$B/tests/cmd/cmd_test: $B/src/cmd/input.o $B/src/cmd/json.o $B/src/cmd/options.o $B/src/cmd/out.o
+$B/tests/cmd/cmd_test: $B/src/cmd/input.o $B/src/cmd/json.o $B/src/cmd/memory.o $B/src/cmd/modules.o $B/src/cmd/options.o $B/src/cmd/out.o
 
 test-programs: $(TESTS) all
 $B/tests/%: tests/unit/%.c tests/test.h tests/test.c $B/libflambeau.a

@@ -33,7 +33,10 @@ const cmd_command cmd_commands[] = {
      "LIST is 1,8,32 or ranges: 1-4, 128-1024+128, 1-32*2. pp512 reads a prompt of 512 tokens, tg128 draws 128 "
      "tokens,\n"
      "tg128xb8 draws 128 tokens in each of 8 requests at once and counts all of them."},
-    {"show", CMD_SHOW, cmd_show, "MODEL", 1, 1, "what a model is", NULL},
+    {"show", CMD_SHOW, cmd_show, "MODEL", 1, 1, "what a model is, and what it needs",
+     "From the header alone: sizes, which layers see how far, types and bits of each kind of tensor, tokenizer, what "
+     "the\n"
+     "chat template takes, whether the model runs and why not, the memory it needs."},
     {"pull", CMD_PULL, cmd_pull, "NAME", 1, 1, "download a model",
      "NAME is one of 'flambeau list', a repository ORG/NAME[@REVISION][:FILE], or the URL of a .gguf file.\n"
      "Of a repository only what a model needs is fetched; :FILE picks one of several .gguf files by its name or a "
