@@ -47,8 +47,13 @@ const cmd_command cmd_commands[] = {
      "Environment: HF_ENDPOINT (another hub), HF_TOKEN (sent to the hub alone), HF_HOME or HF_HUB_CACHE (where\n"
      "repositories are kept), HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT (30: seconds without a byte before a part is\n"
      "asked for again), FLAMBEAU_CACHE (where everything else is kept), https_proxy."},
-    {"list", CMD_LIST, cmd_list, "", 0, 0, "models known and downloaded", NULL},
-    {"rm", CMD_RM, cmd_rm, "NAME", 1, 1, "remove a downloaded model", NULL},
+    {"list", CMD_LIST, cmd_list, "", 0, 0, "models known and downloaded",
+     "FITS says whether the weights and the cache of 4,096 tokens have room in this machine's memory, or in the limit "
+     "of\n"
+     "the control group, and whether this version can run the model."},
+    {"rm", CMD_RM, cmd_rm, "NAME", 1, 1, "remove a downloaded model",
+     "Says what it frees. On a terminal it asks first, unless --yes is given. Only what lies in the caches is "
+     "removed."},
     {"doctor", CMD_DOCTOR, cmd_doctor, "", 0, 0, "what this machine has, and whether it works",
      "Looks at the CPU and its kernels, which it tests against the reference, at memory, limits, libraries, the cache\n"
      "and the disk: a line each, beginning with ok, note or bad. The exit code is 1 if anything is bad."},

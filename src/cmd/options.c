@@ -98,6 +98,7 @@ static const option options[] = {
     {"print-plan", 0, KIND_FLAG, ENGINE, AT(print_plan), 0, 0, NULL, "show the compiled plan on stderr first"},
     {"offline", 0, KIND_FLAG, ALL & ~(CMD_LIST | CMD_RM), AT(offline), 0, 0, NULL,
      "fetch nothing: only what is in the caches (or HF_HUB_OFFLINE=1)"},
+    {"yes", 'y', KIND_FLAG, CMD_RM, AT(yes), 0, 0, NULL, "do not ask"},
     {"json", 0, KIND_FLAG, ALL & ~(CMD_RM | CMD_CHAT), AT(json), 0, 0, NULL, "one JSON object on stdout"},
     {"help", 'h', KIND_FLAG, ALL, AT(help), 0, 0, NULL, "this text"},
 };

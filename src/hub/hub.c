@@ -296,6 +296,16 @@ fl_status hub_list(const hub *h, hub_listing *out, fl_err *err) {
     return st;
 }
 
+fl_status hub_repositories(char **folder, fl_err *err) {
+    hub_site site;
+    *folder = NULL;
+    fl_status st = hub_site_open(&site, err);
+    if (st != FL_OK) return st;
+    if (site.cache && !(*folder = base_strdup(site.cache))) st = fl_fail(err, FL_ENOMEM, "the path of the cache");
+    hub_site_clear(&site);
+    return st;
+}
+
 void hub_listing_clear(hub_listing *l) {
     base_arena_clear(&l->arena);
     *l = (hub_listing){0};
@@ -303,46 +313,85 @@ void hub_listing_clear(hub_listing *l) {
 
 /* ---- removing -------------------------------------------------------------------------- */
 
-/* The folder leaves models/ by one rename before its files go, so that no half-removed model is ever found. */
-static FL_CHECKED fl_status remove_locked(const hub *h, const char *name, fl_err *err) {
-    base_buf folder = {0}, doomed = {0};
-    bool ok = base_buf_printf(&folder, "%s/models/%s", h->cache, name) &&
-              base_buf_printf(&doomed, "%s/tmp/%s-removed", h->cache, name);
-    fl_status st = ok ? FL_OK : fl_fail(err, FL_ENOMEM, "the path of the model");
-    if (st == FL_OK) st = hub_tree_remove(doomed.data, err);
-    if (st == FL_OK && rename(folder.data, doomed.data) != 0) {
-        if (errno == ENOENT)
-            st = fl_fail(err, FL_EINVAL, "there is no such model in the cache (%s)", h->cache);
-        else
-            st = fl_fail(err, FL_EIO, "%s cannot be removed: %s", folder.data, strerror(errno));
-    }
-    if (st == FL_OK) st = hub_tree_remove(doomed.data, err);
-    base_buf_clear(&doomed);
-    base_buf_clear(&folder);
-    return st;
-}
-
-static FL_CHECKED fl_status remove_repo(const char *name, fl_err *err) {
+/* The folder of a model in one of the caches, by its name. */
+static FL_CHECKED fl_status folder_of(const hub *h, const char *name, base_buf *folder, fl_err *err) {
     hub_repo r;
     hub_site site;
+    if (!hub_repo_valid(name)) {
+        fl_status st = hub_check_name(name, err);
+        if (st != FL_OK) return st;
+        return base_buf_printf(folder, "%s/models/%s", h->cache, name) ? FL_OK : fl_fail(err, FL_ENOMEM, "a path");
+    }
     fl_status st = hub_repo_parse(&r, name, err);
     if (st == FL_OK && (*r.choice || strchr(name, '@')))
         st = fl_fail(err, FL_EINVAL, "a repository is removed as a whole: %s/%s", r.org, r.name);
     if (st == FL_OK) st = hub_site_open(&site, err);
-    if (st != FL_OK) return fl_wrap(err, st, "%.100s", name);
-    st = site.cache ? hub_repo_remove(&site, &r, err) : fl_fail(err, FL_EINVAL, "there is no cache");
+    if (st != FL_OK) return st;
+    char *path = site.cache ? hub_repo_folder(&site, &r) : NULL;
+    if (!site.cache)
+        st = fl_fail(err, FL_EINVAL, "there is no cache");
+    else if (!path || !base_buf_puts(folder, path))
+        st = fl_fail(err, FL_ENOMEM, "a path");
+    base_free(path);
+    hub_site_clear(&site);
+    return st;
+}
+
+fl_status hub_removable(const hub *h, const char *name, char **path, uint64_t *bytes, fl_err *err) {
+    base_buf folder = {0};
+    struct stat s;
+    *path = NULL;
+    *bytes = 0;
+    fl_status st = folder_of(h, name, &folder, err);
+    if (st == FL_OK && lstat(folder.data, &s) != 0)
+        st = fl_fail(err, FL_EINVAL, "there is no such model in the cache (%s)", folder.data);
+    if (st == FL_OK && !S_ISDIR(s.st_mode))
+        st = fl_fail(err, FL_EINVAL, "%s is no folder but a link or file, which pull did not make; remove it by hand",
+                     folder.data);
+    if (st == FL_OK) *bytes = hub_tree_bytes(folder.data);
+    if (st == FL_OK && !(*path = base_buf_take(&folder))) st = fl_fail(err, FL_ENOMEM, "a path");
+    base_buf_clear(&folder);
+    return st == FL_OK ? FL_OK : fl_wrap(err, st, "%.100s", name);
+}
+
+/* The folder leaves the cache by one rename before its files go, so that no half-removed model is ever found. */
+static FL_CHECKED fl_status remove_locked(const char *folder, const char *doomed, fl_err *err) {
+    fl_status st = hub_tree_remove(doomed, err);
+    if (st == FL_OK && rename(folder, doomed) != 0)
+        st = fl_fail(err, FL_EIO, "%s cannot be removed: %s", folder, strerror(errno));
+    return st == FL_OK ? hub_tree_remove(doomed, err) : st;
+}
+
+static FL_CHECKED fl_status lock_and_remove(const hub *h, const char *name, const char *folder, fl_err *err) {
+    hub_repo r;
+    hub_site site = {0};
+    base_buf doomed = {0};
+    int lock = -1;
+    fl_status st;
+    if (hub_repo_valid(name)) {
+        st = hub_repo_parse(&r, name, err);
+        if (st == FL_OK) st = hub_site_open(&site, err);
+        if (st == FL_OK) st = hub_repo_lock(&site, &r, &lock, err);
+        (void)base_buf_printf(&doomed, "%s/.removed--%s--%s", site.cache, r.org, r.name);
+    } else {
+        st = hub_lock_model(h, name, &lock, err);
+        (void)base_buf_printf(&doomed, "%s/tmp/%s-removed", h->cache, name);
+    }
+    if (st == FL_OK && lock < 0)
+        st = fl_fail(err, FL_EINVAL, "it is being pulled right now; try again when that is done");
+    if (st == FL_OK && doomed.failed) st = fl_fail(err, FL_ENOMEM, "a path");
+    if (st == FL_OK) st = remove_locked(folder, doomed.data, err);
+    hub_lock_drop(lock);
+    base_buf_clear(&doomed);
     hub_site_clear(&site);
     return st == FL_OK ? FL_OK : fl_wrap(err, st, "%.100s", name);
 }
 
 fl_status hub_remove(const hub *h, const char *name, fl_err *err) {
-    int lock = -1;
-    if (hub_repo_valid(name)) return remove_repo(name, err);
-    fl_status st = hub_check_name(name, err);
-    if (st == FL_OK) st = hub_lock_model(h, name, &lock, err);
-    if (st == FL_OK && lock < 0)
-        st = fl_fail(err, FL_EINVAL, "it is being pulled right now; try again when that is done");
-    if (st == FL_OK) st = remove_locked(h, name, err);
-    hub_lock_drop(lock);
-    return st == FL_OK ? FL_OK : fl_wrap(err, st, "%.100s", name);
+    char *folder;
+    uint64_t bytes;
+    fl_status st = hub_removable(h, name, &folder, &bytes, err);
+    if (st == FL_OK) st = lock_and_remove(h, name, folder, err);
+    base_free(folder);
+    return st;
 }

@@ -499,24 +499,3 @@ fl_status hub_repo_lock(const hub_site *s, const hub_repo *r, int *fd, fl_err *e
     base_buf_clear(&path);
     return st;
 }
-
-fl_status hub_repo_remove(const hub_site *s, const hub_repo *r, fl_err *err) {
-    base_buf doomed = {0};
-    char *folder = hub_repo_folder(s, r);
-    int lock = -1;
-    bool ok = folder && base_buf_printf(&doomed, "%s/.removed--%s--%s", s->cache, r->org, r->name);
-    fl_status st = ok ? FL_OK : fl_fail(err, FL_ENOMEM, "the path of the model");
-    if (st == FL_OK && access(folder, F_OK) != 0)
-        st = fl_fail(err, FL_EINVAL, "there is no such model in the cache (%s)", s->cache);
-    if (st == FL_OK) st = hub_repo_lock(s, r, &lock, err);
-    if (st == FL_OK && lock < 0)
-        st = fl_fail(err, FL_EINVAL, "it is being pulled right now; try again when that is done");
-    if (st == FL_OK) st = hub_tree_remove(doomed.data, err);
-    if (st == FL_OK && rename(folder, doomed.data) != 0)
-        st = fl_fail(err, FL_EIO, "%s cannot be removed: %s", folder, strerror(errno));
-    if (st == FL_OK) st = hub_tree_remove(doomed.data, err);
-    hub_lock_drop(lock);
-    base_buf_clear(&doomed);
-    base_free(folder);
-    return st;
-}

@@ -72,7 +72,6 @@ FL_CHECKED fl_status hub_repo_find(const hub_site *s, const hub_repo *r, char **
 typedef FL_CHECKED fl_status (*hub_repo_visit)(void *user, const hub_entry *e, fl_err *err);
 FL_CHECKED fl_status hub_repo_each(const hub_site *s, hub_repo_visit visit, void *user, fl_err *err);
 
-FL_CHECKED fl_status hub_repo_remove(const hub_site *s, const hub_repo *r, fl_err *err);
 /* *fd -1: another pull has it. Makes the folders of the lock. */
 FL_CHECKED fl_status hub_repo_lock(const hub_site *s, const hub_repo *r, int *fd, fl_err *err);
 
