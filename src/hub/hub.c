@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -109,14 +110,18 @@ static bool is_gguf(const char *file) {
     return n > 5 && strcmp(file + n - 5, ".gguf") == 0;
 }
 
-/* The first .gguf of a folder by name (a split model's first part), their bytes together, and its times. */
+/* The first .gguf of a folder by name (a split model's first part), their bytes together, and its times. Links are not
+ * followed: they would lead out of the cache. */
 static FL_CHECKED fl_status scan_folder(const char *folder, base_buf *file, hub_entry *e, fl_err *err) {
-    DIR *d = opendir(folder);
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+    if (fd >= 0 && !d) (void)close(fd);
     if (!d) return FL_OK;
     bool ok = true;
     for (struct dirent *x = readdir(d); x && ok; x = readdir(d)) {
         struct stat st;
-        if (!is_gguf(x->d_name) || fstatat(dirfd(d), x->d_name, &st, 0) != 0 || !S_ISREG(st.st_mode)) continue;
+        if (!is_gguf(x->d_name) || fstatat(dirfd(d), x->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode))
+            continue;
         e->bytes += (uint64_t)st.st_size;
         if (file->len && strcmp(file->data, x->d_name) <= 0) continue;
         file->len = 0;
@@ -136,7 +141,7 @@ fl_status hub_find_complete(const hub *h, const hub_model *m, char **path, fl_er
         base_buf_clear(&b);
         return fl_fail(err, FL_ENOMEM, "the path of %s", m->name);
     }
-    if (stat(b.data, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == m->bytes) *path = base_buf_take(&b);
+    if (lstat(b.data, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == m->bytes) *path = base_buf_take(&b);
     base_buf_clear(&b);
     return FL_OK;
 }
@@ -362,36 +367,42 @@ static FL_CHECKED fl_status remove_locked(const char *folder, const char *doomed
     return st == FL_OK ? hub_tree_remove(doomed, err) : st;
 }
 
-static FL_CHECKED fl_status lock_and_remove(const hub *h, const char *name, const char *folder, fl_err *err) {
+/* The lock of a name's pulls, and where its folder goes while it is removed. */
+static FL_CHECKED fl_status lock_name(const hub *h, const char *name, int *lock, base_buf *doomed, fl_err *err) {
     hub_repo r;
     hub_site site = {0};
-    base_buf doomed = {0};
-    int lock = -1;
     fl_status st;
     if (hub_repo_valid(name)) {
         st = hub_repo_parse(&r, name, err);
         if (st == FL_OK) st = hub_site_open(&site, err);
-        if (st == FL_OK) st = hub_repo_lock(&site, &r, &lock, err);
-        (void)base_buf_printf(&doomed, "%s/.removed--%s--%s", site.cache, r.org, r.name);
+        if (st == FL_OK && !site.cache) st = fl_fail(err, FL_EINVAL, "there is no cache");
+        if (st == FL_OK) st = hub_repo_lock(&site, &r, lock, err);
+        (void)base_buf_printf(doomed, "%s/.removed--%s--%s", site.cache ? site.cache : "", r.org, r.name);
+        hub_site_clear(&site);
     } else {
-        st = hub_lock_model(h, name, &lock, err);
-        (void)base_buf_printf(&doomed, "%s/tmp/%s-removed", h->cache, name);
+        st = hub_check_name(name, err);
+        if (st == FL_OK) st = hub_lock_model(h, name, lock, err);
+        (void)base_buf_printf(doomed, "%s/tmp/%.*s-removed", h->cache, HUB_NAME_MAX, name);
     }
-    if (st == FL_OK && lock < 0)
+    if (st == FL_OK && *lock < 0)
         st = fl_fail(err, FL_EINVAL, "it is being pulled right now; try again when that is done");
-    if (st == FL_OK && doomed.failed) st = fl_fail(err, FL_ENOMEM, "a path");
-    if (st == FL_OK) st = remove_locked(folder, doomed.data, err);
-    hub_lock_drop(lock);
-    base_buf_clear(&doomed);
-    hub_site_clear(&site);
+    if (st == FL_OK && doomed->failed) st = fl_fail(err, FL_ENOMEM, "a path");
     return st == FL_OK ? FL_OK : fl_wrap(err, st, "%.100s", name);
 }
 
 fl_status hub_remove(const hub *h, const char *name, fl_err *err) {
-    char *folder;
+    char *folder = NULL;
     uint64_t bytes;
-    fl_status st = hub_removable(h, name, &folder, &bytes, err);
-    if (st == FL_OK) st = lock_and_remove(h, name, folder, err);
+    int lock = -1;
+    base_buf doomed = {0};
+    fl_status st = lock_name(h, name, &lock, &doomed, err);
+    if (st == FL_OK) st = hub_removable(h, name, &folder, &bytes, err);
+    if (st == FL_OK) {
+        st = remove_locked(folder, doomed.data, err);
+        if (st != FL_OK) fl_wrap(err, st, "%.100s", name);
+    }
+    hub_lock_drop(lock);
+    base_buf_clear(&doomed);
     base_free(folder);
     return st;
 }

@@ -27,7 +27,7 @@ typedef struct {
 typedef struct {
     char *cache;    /* NULL: no place for it */
     char *endpoint; /* without a slash at its end */
-    char *token;    /* NULL: none */
+    char *token;    /* NULL: none, or not looked for */
     uint32_t stall_s;
 } hub_site;
 
@@ -45,8 +45,11 @@ typedef struct {
     base_arena arena;
 } hub_files;
 
-/* Errors: FL_ENOMEM, FL_EINVAL (a token or time-out that is none). */
+/* Errors: FL_ENOMEM, FL_EINVAL (a time-out that is none). */
 FL_CHECKED fl_status hub_site_open(hub_site *s, fl_err *err);
+/* Before something is asked of the hub: the token in $HF_TOKEN, or in the file of the hub's client ($HF_TOKEN_PATH, else
+ * "token" in $HF_HOME). Errors: FL_EINVAL (something else than a token; it is not repeated), FL_EIO, FL_ENOMEM. */
+FL_CHECKED fl_status hub_site_find_token(hub_site *s, fl_err *err);
 void hub_site_clear(hub_site *s);
 
 /* Errors: FL_EINVAL. */
