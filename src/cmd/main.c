@@ -45,7 +45,8 @@ const cmd_command cmd_commands[] = {
      "An interrupted pull goes on where it stopped. Needs libcurl4 for repositories and URLs, python3-pip otherwise.\n"
      "\n"
      "Environment: HF_ENDPOINT (another hub), HF_TOKEN or HF_TOKEN_PATH (sent to the hub alone), HF_HOME or\n"
-     "HF_HUB_CACHE (where repositories are kept), HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT (30: seconds without a byte before a part is\n"
+     "HF_HUB_CACHE (where repositories are kept), HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT (30: seconds without a byte "
+     "before a part is\n"
      "asked for again), FLAMBEAU_CACHE (where everything else is kept), https_proxy."},
     {"list", CMD_LIST, cmd_list, "", 0, 0, "models known and downloaded",
      "FITS says whether the weights and the cache of 4,096 tokens have room in this machine's memory, or in the limit "
