@@ -35,11 +35,6 @@ static uint32_t named_weight(model_builder *b, const char *name, uint32_t n, uin
                             name, (long long)t->dims[1], (long long)t->dims[0], n, k);
         return 0;
     }
-    if (t->type == DTYPE_NVFP4) { /* its values lack a factor, which the file keeps in a tensor of its own */
-        b->status =
-            fl_fail(b->err, FL_EUNSUPPORTED, "tensor %s is NVFP4, which is decoded but not computed with", name);
-        return 0;
-    }
     return graph_add_weight(b->g, &(graph_weight){.name = name,
                                                   .type = t->type,
                                                   .compute = compute_of(b, t->type),
@@ -73,9 +68,25 @@ uint32_t model_rope(model_builder *b, double base, float linear, bool half, bool
     return graph_add_rope(b->g, &(graph_rope){d, half, inv_freq});
 }
 
+/* A factor of the whole tensor, which the file keeps beside it (NAME.scale, one F32): it multiplies what the tensor gives. */
+static graph_value scaled(model_builder *b, int layer, const char *name, graph_value y) {
+    char full[128];
+    float factor;
+    tensor_name(full, layer, name, "scale");
+    const file_gguf_tensor *t = b->status == FL_OK ? file_gguf_tensor_find(b->f, full) : NULL;
+    if (!t) return y;
+    if (t->type != DTYPE_F32 || t->n_elems != 1) {
+        b->status = fl_fail(b->err, FL_EFORMAT, "tensor %s has %lld values of type %s, one of F32 is wanted", full,
+                            (long long)t->n_elems, dtype_find(t->type)->name);
+        return y;
+    }
+    memcpy(&factor, t->data, sizeof factor);
+    return graph_unary(b->g, OP_SCALE, y, factor, graph_label(b->g, layer, "tensor_scale"));
+}
+
 graph_value model_embedding(model_builder *b) {
     uint32_t w = model_weight(b, -1, "token_embd", b->c->n_vocab, b->c->d_model, GRAPH_USE_EMBED);
-    graph_value h = graph_embed(b->g, w, graph_label(b->g, -1, "embed"));
+    graph_value h = scaled(b, -1, "token_embd", graph_embed(b->g, w, graph_label(b->g, -1, "embed")));
     return b->c->embed_scale == 1
                ? h
                : graph_unary(b->g, OP_SCALE, h, b->c->embed_scale, graph_label(b->g, -1, "embed_scale"));
@@ -87,7 +98,8 @@ graph_value model_norm(model_builder *b, int layer, const char *name, graph_valu
 }
 
 static graph_value product(model_builder *b, int layer, const char *name, graph_value x, uint32_t n, uint32_t k) {
-    return graph_matmul(b->g, x, model_weight(b, layer, name, n, k, GRAPH_USE_MATMUL), graph_label(b->g, layer, name));
+    uint32_t w = model_weight(b, layer, name, n, k, GRAPH_USE_MATMUL);
+    return scaled(b, layer, name, graph_matmul(b->g, x, w, graph_label(b->g, layer, name)));
 }
 
 static graph_value with_bias(model_builder *b, int layer, const char *name, graph_value x, uint32_t n) {
@@ -138,10 +150,10 @@ void model_head(model_builder *b, graph_value h) {
     const model_config *c = b->c;
     graph_value x = graph_rows_wanted(b->g, h, graph_label(b->g, -1, "rows"));
     x = model_norm(b, -1, "output_norm", x, c->d_model);
-    uint32_t head =
-        model_weight(b, -1, c->tied_head ? "token_embd" : "output", c->n_vocab, c->d_model, GRAPH_USE_MATMUL);
+    const char *name = c->tied_head ? "token_embd" : "output";
+    uint32_t head = model_weight(b, -1, name, c->n_vocab, c->d_model, GRAPH_USE_MATMUL);
     fine_head(b, head);
-    x = graph_matmul(b->g, x, head, graph_label(b->g, -1, "head"));
+    x = scaled(b, -1, name, graph_matmul(b->g, x, head, graph_label(b->g, -1, "head")));
     if (c->final_softcap != 0)
         x = graph_unary(b->g, OP_SOFTCAP, x, c->final_softcap, graph_label(b->g, -1, "final_softcap"));
     graph_sample(b->g, x, graph_label(b->g, -1, "sample"));
