@@ -146,7 +146,10 @@ TEST(tensor_scales) {
         fl_engine_close(e);
         fl_model_close(m);
     }
-    CHECK(run_differ(&runs[0], &runs[1]) == NULL && run_differ(&runs[1], &runs[3]) == NULL);
+    const char *differs = run_differ(&runs[0], &runs[1]);
+    CHECKF(differs == NULL, "a scale of 2: %s", differs);
+    differs = run_differ(&runs[1], &runs[3]);
+    CHECKF(differs == NULL, "every op by itself: %s", differs);
     CHECK(run_differ(&runs[0], &runs[2]) != NULL);
 }
 
