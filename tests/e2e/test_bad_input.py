@@ -5,7 +5,7 @@ import struct
 import subprocess
 
 import gguf
-from flambeau import FOLDER, Case, command, ids_text, run, tiny
+from flambeau import FOLDER, PATIENCE, Case, command, ids_text, run, tiny
 
 COMMANDS = (("run", "hello", "-n", "2"), ("score", "--text", "hello"), ("tokenize", "hello"), ("bench", "-p", "4", "-n", "1"), ("show",))
 
@@ -67,7 +67,7 @@ class Files(Case):
             rng, bad = random.Random(seed), bytearray(data)
             for _ in range(rng.randrange(1, 5)):
                 bad[rng.randrange(8, 9000)] = rng.randrange(256)
-            result = run("run", save(bytes(bad)), "hello", "-n", "2", timeout=60)
+            result = run("run", save(bytes(bad)), "hello", "-n", "2", timeout=PATIENCE)
             self.assertIn(result.returncode, (0, 1), f"seed {seed}: {result.stderr[-300:]}")
 
     def test_huge_counts(self):

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 
 import gguf
-from flambeau import FOLDER, Case, command, run, tiny
+from flambeau import FOLDER, PATIENCE, Case, command, run, tiny
 
 TOOLS = ("{%- if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}"
          "{%- if tools %}{% for t in tools %}{{ t.function.name }}{% endfor %}{% endif %}"
@@ -181,7 +181,7 @@ class List(Case):
             p = subprocess.Popen(command("rm", "good"), env={**os.environ, **self.env}, stdin=theirs, stderr=subprocess.PIPE)
             os.close(theirs)
             os.write(ours, answer)
-            _, err = p.communicate(timeout=60)
+            _, err = p.communicate(timeout=PATIENCE)
             os.close(ours)
             self.assertEqual(p.returncode, code, err)
             self.assertIn(b"[y/N]", err)
