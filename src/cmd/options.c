@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 typedef enum {
     KIND_FLAG,  /* bool */
@@ -337,6 +339,32 @@ bool cmd_options_next(unsigned command, uint32_t *at, cmd_option_view *out) {
     return false;
 }
 
+static size_t help_width(void) {
+    struct winsize size;
+    bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 40;
+    return !known ? 80 : size.ws_col > 110 ? 110 : size.ws_col;
+}
+
+/* Prints words, broken before the terminal's last column; at: columns already printed of the first line, indent: of the
+ * others. A newline in the text is a blank, an empty line a new paragraph. */
+static void print_wrapped(const char *text, size_t at, size_t indent) {
+    size_t width = help_width();
+    for (bool first = true; *text; first = false) {
+        bool paragraph = strncmp(text, "\n\n", 2) == 0;
+        text += strspn(text, " \n");
+        size_t n = strcspn(text, " \n");
+        bool breaks = paragraph || (!first && at + 1 + n >= width);
+        if (breaks)
+            printf("%s%*s", paragraph ? "\n\n" : "\n", (int)indent, "");
+        else if (!first)
+            printf(" ");
+        at = breaks ? indent + n : at + !first + n;
+        printf("%.*s", (int)n, text);
+        text += n;
+    }
+    printf("\n");
+}
+
 static void print_options(const cmd_command *command, bool of_engine) {
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const option *o = &options[i];
@@ -345,14 +373,18 @@ static void print_options(const cmd_command *command, bool of_engine) {
         snprintf(left, sizeof left, "%c%c%s%s%s%s%s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
                  o->letter && o->name ? ", " : "  ", o->name ? "--" : "", o->name ? o->name : "", o->value ? " " : "",
                  o->value ? o->value : "");
-        printf("  %-28s %s\n", left, o->help);
+        int at = printf("  %-28s ", left);
+        print_wrapped(o->help, (size_t)at, 31);
     }
 }
 
 void cmd_options_help(const cmd_command *command) {
     printf("flambeau %s %s%s[OPTIONS]\n\n%s\n", command->name, command->arguments, *command->arguments ? " " : "",
            command->summary);
-    if (command->text) printf("\n%s\n", command->text);
+    if (command->text) {
+        printf("\n");
+        print_wrapped(command->text, 0, 0);
+    }
     printf("\nOptions:\n");
     print_options(command, false);
     if (command->bit & ENGINE) {

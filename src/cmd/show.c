@@ -300,8 +300,8 @@ static void text_needs(base_buf *b, const facts *f) {
     cmd_term_size(f->context.weight_bytes, weights);
     cmd_term_size(f->thousand.cache_bytes, thousand);
     cmd_term_size(f->context.cache_bytes, context);
-    base_buf_printf(b, "%-16s weights about %s; cache %s for 1,000 tokens, %s for the whole context; of %s here\n",
-                    "memory", weights, thousand, context, usable);
+    base_buf_printf(b, "%-16s weights %s, cache %s for 1,000 tokens, %s for all; has %s\n", "memory", weights, thousand,
+                    context, usable);
 }
 
 static void text_modules(base_buf *b, const cmd_modules *m) {
