@@ -52,7 +52,11 @@ TESTS    := $(SRC_TEST:tests/unit/%.c=$B/tests/%)
 all: $B/flambeau $B/libflambeau.so $B/hello
 
 # One instruction set per file: the name says which (src/dev/cpu/x86/avx2_*.c).
-$B/src/dev/cpu/x86/avx2%.o: CFLAGS_ISA := -mavx2 -mfma -mf16c
+AVX2 := -mavx2 -mfma -mf16c
+AVX512 := $(AVX2) -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx512vnni -mprefer-vector-width=512
+$B/src/dev/cpu/x86/avx2%.o: CFLAGS_ISA := $(AVX2)
+$B/src/dev/cpu/x86/avx512%.o: CFLAGS_ISA := $(AVX512)
+$B/src/dev/cpu/x86/amx%.o: CFLAGS_ISA := $(AVX512) -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
 # The reference is plain loops over integers for the most part: let the compiler vectorise those.
 $B/src/dev/cpu/ref/%.o: CFLAGS_ISA := -O3
 

@@ -2,7 +2,7 @@
  *
  *   make build/libflambeau.a
  *   gcc -O2 -D_GNU_SOURCE -Iinclude -Isrc -o build/bench-kernels bench/kernels.c build/libflambeau.a -lm -lpthread
- *   build/bench-kernels [type [threads [k n]]]      Q4_0 .. IQ1_S, BF16, F32, pack or all
+ *   build/bench-kernels SET [type [threads [k n]]]      SET: avx2, avx512vnni, amx ..; type: Q4_0 .. IQ1_S, BF16, F32, all
  *
  * Everything a step does is counted: converting activations, a barrier, panels, products. Weights
  * are copied until they fill 96 MiB and used in turn, so few tokens are measured against
@@ -21,7 +21,7 @@
 
 enum { TOKENS_MAX = 512, COPIES_MAX = 4096, THREADS_MAX = 2 };
 
-static const cpu_matmul_kernels *const kernels = &cpu_avx2_matmul;
+static const cpu_matmul_kernels *kernels; /* of the set and the compute type that are measured */
 
 static double now(void) {
     struct timespec t;
@@ -57,10 +57,17 @@ static void step(const cpu_weight *w, uint32_t id, void *panel) {
         if (!kernels->act_put(&job.act, t, job.x + (size_t)t * w->k)) abort();
     barrier();
     const size_t stride = (size_t)w->n_tiles * CPU_TILE_ROWS;
-    for (uint32_t i = w->n_tiles * id / job.n_threads; i < w->n_tiles * (id + 1) / job.n_threads; i++) {
+    const uint32_t end = w->n_tiles * (id + 1) / job.n_threads;
+    for (uint32_t i = w->n_tiles * id / job.n_threads; i < end; i++) {
+        float *y = job.y + (size_t)i * CPU_TILE_ROWS;
+        if (kernels->product_two && i + 1 < end) {
+            kernels->product_two((const cpu_weight *[]){w, w}, (uint32_t[]){i, i + 1}, &job.act, 0, T,
+                                 (float *[]){y, y + CPU_TILE_ROWS}, stride);
+            i++;
+            continue;
+        }
         if (T > CPU_FEW_TOKENS) kernels->panel(w, i, panel);
-        kernels->product(w, i, T > CPU_FEW_TOKENS ? panel : NULL, &job.act, 0, T, job.y + (size_t)i * CPU_TILE_ROWS,
-                         stride);
+        kernels->product(w, i, T > CPU_FEW_TOKENS ? panel : NULL, &job.act, 0, T, y, stride);
     }
     barrier();
 }
@@ -143,7 +150,7 @@ static void measure(dtype type, compute c, uint32_t k, uint32_t n, uint32_t thre
     weights_open(type, c, k, n, &pack);
     const double bytes = (double)job.w[0].tile_bytes * job.w[0].n_tiles, macs = (double)k * n;
     const char *name = dtype_find((uint32_t)type)->name;
-    printf("%-5s %5ux%-6u pack %.2f GB/s of file, one thread\n", name, k, n,
+    printf("%-5s%s %5ux%-6u pack %.2f GB/s of file, one thread\n", name, c == COMPUTE_Q12 ? " q12" : "", k, n,
            (double)(n * dtype_row_bytes(type, k)) * job.n_copies / pack / 1e9);
     for (uint32_t n_threads = 1; n_threads <= THREADS_MAX; n_threads++) {
         if (threads_only && threads_only != n_threads) continue;
@@ -165,6 +172,15 @@ static void measure(dtype type, compute c, uint32_t k, uint32_t n, uint32_t thre
     weights_close();
 }
 
+static const cpu_kernels *set_find(const char *isa) {
+    uint32_t n;
+    const cpu_kernels *const *all = cpu_kernels_all(&n);
+    for (uint32_t i = 0; i < n; i++)
+        if (strcmp(all[i]->isa, isa) == 0 && all[i]->supported()) return all[i];
+    fprintf(stderr, "no set %s on this machine\n", isa);
+    exit(2);
+}
+
 int main(int argc, char **argv) {
     static const struct {
         dtype type;
@@ -174,11 +190,12 @@ int main(int argc, char **argv) {
         {DTYPE_Q4_K, COMPUTE_Q8},   {DTYPE_Q6_K, COMPUTE_Q8},   {DTYPE_BF16, COMPUTE_BF16}, {DTYPE_F32, COMPUTE_F32},
         {DTYPE_Q5_1, COMPUTE_Q8},   {DTYPE_Q2_K, COMPUTE_Q8},   {DTYPE_Q3_K, COMPUTE_Q8},   {DTYPE_Q5_K, COMPUTE_Q8},
         {DTYPE_IQ4_NL, COMPUTE_Q8}, {DTYPE_IQ4_XS, COMPUTE_Q8}, {DTYPE_MXFP4, COMPUTE_Q8},  {DTYPE_IQ3_S, COMPUTE_Q8},
-        {DTYPE_IQ2_XS, COMPUTE_Q8}, {DTYPE_IQ1_S, COMPUTE_Q8},  {DTYPE_TQ2_0, COMPUTE_Q8},
+        {DTYPE_IQ2_XS, COMPUTE_Q8}, {DTYPE_IQ1_S, COMPUTE_Q8},  {DTYPE_TQ2_0, COMPUTE_Q8},  {DTYPE_Q8_0, COMPUTE_Q12},
     };
     static const uint32_t shapes[][2] = {{576, 1536}, {576, 49152}, {640, 2048}, {2048, 640}, {2048, 8192}};
-    const char *only = argc > 1 ? argv[1] : "all";
-    const uint32_t threads_only = argc > 2 ? (uint32_t)atoi(argv[2]) : 0;
+    const cpu_kernels *set = set_find(argc > 1 ? argv[1] : "scalar");
+    const char *only = argc > 2 ? argv[2] : "all";
+    const uint32_t threads_only = argc > 3 ? (uint32_t)atoi(argv[3]) : 0;
     job.x = base_alloc_aligned(sizeof(float) * TOKENS_MAX * 8192);
     job.y = base_alloc_aligned(sizeof(float) * TOKENS_MAX * 49152);
     uint32_t r = 1;
@@ -192,7 +209,8 @@ int main(int argc, char **argv) {
         for (uint32_t j = 0; j < sizeof shapes / sizeof shapes[0]; j++) {
             const uint32_t k = shapes[j][0], n = shapes[j][1];
             if (k % info->block_elems != 0) continue;
-            if (argc > 4 && ((uint32_t)atoi(argv[3]) != k || (uint32_t)atoi(argv[4]) != n)) continue;
+            if (argc > 5 && ((uint32_t)atoi(argv[4]) != k || (uint32_t)atoi(argv[5]) != n)) continue;
+            kernels = cpu_kernels_matmul(set, types[i].c);
             measure(types[i].type, types[i].c, k, n, threads_only);
         }
     }

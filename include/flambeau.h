@@ -54,13 +54,17 @@ FL_API void fl_free(void *p); /* accepts NULL */
  * The caller owns *out: fl_model_close(), after all its engines. *out is NULL on failure.
  * Errors: FL_EIO, FL_EFORMAT, FL_EUNSUPPORTED (an architecture, tokenizer or type we do not know, named), FL_ENOMEM. */
 FL_API FL_CHECKED fl_status fl_model_open(fl_model **out, const char *path, fl_err *err);
+/* A model with random weights, for measuring what is not at hand. shape: the name of a published model's sizes
+ * ("qwen3-4b"), or JSON like its config.json. quant: the type of the matrices ("q4_0", "bf16"; NULL: bf16). It has no
+ * tokenizer. Errors: FL_EINVAL for a name or type that is not known, FL_EFORMAT, FL_EUNSUPPORTED, FL_ENOMEM. */
+FL_API FL_CHECKED fl_status fl_model_open_shape(fl_model **out, const char *shape, const char *quant, fl_err *err);
 FL_API void fl_model_close(fl_model *m); /* accepts NULL */
 
 typedef struct {
     size_t size;
     const char *architecture, *name,
         *license;             /* "" when the file does not say; owned by the model, as all texts here */
-    const char *tokenizer;    /* "gpt2, smollm" (kind, splitter), or the name of its file; "": none */
+    const char *tokenizer;    /* "gpt2, smollm" (kind, splitter), or the kind of its file ("tekken.json"); "": none */
     const char *weight_types; /* "Q4_1, F32, Q8_0": most elements first */
     uint64_t n_params, file_bytes;
     uint32_t n_vocab, n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff;
@@ -178,6 +182,7 @@ typedef struct {
     double load_ms, compile_ms;
     uint64_t n_steps, n_prompt_tokens, n_output_tokens; /* since open */
     uint64_t n_step_allocations;                        /* made inside steps: 0 */
+    uint64_t token_bytes; /* of weights that one token alone reads: of experts, those that it is sent to */
 } fl_engine_info;
 
 FL_API void fl_engine_info_init(fl_engine_info *info);

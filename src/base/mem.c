@@ -24,7 +24,7 @@ _Static_assert(sizeof(mem_header) == HEADER_BYTES, "the header must keep 16-byte
 
 static atomic_uint_fast64_t n_allocs;
 static atomic_size_t n_bytes;
-static _Thread_local uint64_t n_allocs_here;
+static _Thread_local uint64_t n_allocs_here, n_refused_here;
 static atomic_int_fast64_t fail_in; /* fault switch: 1 means the next allocation fails */
 static atomic_int failed;
 
@@ -53,10 +53,12 @@ static mem_header header_of(void *p) {
 
 void *base_malloc(size_t bytes) {
     size_t total;
-    if (must_fail() || __builtin_add_overflow(bytes, (size_t)HEADER_BYTES, &total)) return NULL;
-    char *block =
-        malloc(bytes ? total : total + 1); /* a pointer into the block, not past it: leak checkers follow it */
-    return block ? finish(block, bytes, HEADER_BYTES, false) : NULL;
+    char *block = NULL;
+    if (!must_fail() && !__builtin_add_overflow(bytes, (size_t)HEADER_BYTES, &total))
+        block = malloc(bytes ? total : total + 1); /* a pointer into the block, not past it: leak checkers follow it */
+    if (block) return finish(block, bytes, HEADER_BYTES, false);
+    n_refused_here++;
+    return NULL;
 }
 
 void *base_calloc(size_t count, size_t size) {
@@ -118,6 +120,7 @@ char *base_strndup(const char *s, size_t n) {
 
 char *base_strdup(const char *s) { return base_strndup(s, strlen(s)); }
 
+uint64_t base_mem_refused_here(void) { return n_refused_here; }
 uint64_t base_mem_count_here(void) { return n_allocs_here; }
 uint64_t base_mem_count(void) { return atomic_load(&n_allocs); }
 size_t base_mem_bytes(void) { return atomic_load(&n_bytes); }

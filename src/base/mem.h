@@ -33,9 +33,10 @@ void base_free(void *p);
 char *base_strdup(const char *s);
 char *base_strndup(const char *s, size_t n);
 
-uint64_t base_mem_count(void);      /* allocations made since the process began, by all threads */
-uint64_t base_mem_count_here(void); /* by this thread */
-size_t base_mem_bytes(void);        /* bytes held now */
+uint64_t base_mem_count(void);        /* allocations made since the process began, by all threads */
+uint64_t base_mem_count_here(void);   /* by this thread */
+uint64_t base_mem_refused_here(void); /* calls of base_malloc() by this thread that found no memory */
+size_t base_mem_bytes(void);          /* bytes held now */
 
 /* The n-th allocation from now fails (n >= 1), every later one works; 0 switches it off. */
 void base_mem_fail_at(uint64_t n);

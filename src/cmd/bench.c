@@ -11,6 +11,7 @@
  */
 #include "base/mem.h"
 #include "cmd/cmd_int.h"
+#include "cmd/input.h"
 #include "cmd/json.h"
 #include "cmd/model.h"
 #include "cmd/out.h"
@@ -21,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { LIST_MAX = 64, CASES_MAX = 512, STEP_TOKENS = 512, BATCH_MAX = 256, REPEATS_MAX = 100 };
 
@@ -294,12 +296,14 @@ static void json_machine(base_buf *out, const fl_engine_info *e) {
     cmd_json_close(out, '}');
 }
 
+static const char *model_name(const bench *b) { return b->o->shape ? b->o->shape : b->o->args[0]; }
+
 static void json_model(base_buf *out, const bench *b) {
     const fl_model_info *m = &b->model_info;
     cmd_json_key(out, "model");
     cmd_json_open(out, '{');
     cmd_json_key(out, "model");
-    cmd_json_string(out, b->o->args[0]);
+    cmd_json_string(out, model_name(b));
     cmd_json_key(out, "name");
     cmd_json_string(out, m->name);
     cmd_json_key(out, "architecture");
@@ -344,6 +348,10 @@ static void as_json(const bench *b, const fl_engine_info *e, base_buf *out) {
     json_model(out, b);
     cmd_json_key(out, "profile");
     cmd_json_string(out, e->profile);
+    cmd_json_key(out, "weight_bytes");
+    cmd_json_count(out, e->weight_bytes);
+    cmd_json_key(out, "weight_bytes_per_token");
+    cmd_json_count(out, e->token_bytes);
     cmd_json_key(out, "results");
     cmd_json_open(out, '[');
     for (size_t i = 0; i < b->n_cases; i++) json_case(out, &b->cases[i]);
@@ -355,11 +363,11 @@ static void as_json(const bench *b, const fl_engine_info *e, base_buf *out) {
 }
 
 /* A table is rows of cells; the three formats only differ in what stands between them. */
-enum { COLUMNS = 11, CELL_BYTES = 64 };
+enum { COLUMNS = 12, CELL_BYTES = 64 };
 typedef char row[COLUMNS][CELL_BYTES];
 static const char *const heads[COLUMNS] = {"model", "types", "device", "isa", "threads", "profile",
-                                           "test",  "depth", "tok/s",  "min", "max"};
-static const int widths[COLUMNS] = {-20, -14, -6, -8, 7, -7, -11, 6, 9, 9, 9}; /* below 0: to the left */
+                                           "test",  "depth", "tok/s",  "min", "max",     "MB/tok"};
+static const int widths[COLUMNS] = {-20, -14, -6, -8, 7, -7, -11, 6, 9, 9, 9, 9}; /* below 0: to the left */
 
 static void print_row(base_buf *out, const char *format, const char *const cells[COLUMNS]) {
     bool csv = strcmp(format, "csv") == 0, md = strcmp(format, "md") == 0;
@@ -375,9 +383,9 @@ static void print_row(base_buf *out, const char *format, const char *const cells
 }
 
 static void fill_row(row r, const bench *b, const fl_engine_info *e, const bench_case *c) {
-    const char *slash = strrchr(b->o->args[0], '/');
+    const char *name = model_name(b), *slash = strrchr(name, '/');
     summary s = summarise(c);
-    snprintf(r[0], CELL_BYTES, "%s", slash ? slash + 1 : b->o->args[0]);
+    snprintf(r[0], CELL_BYTES, "%s", slash ? slash + 1 : name);
     snprintf(r[1], CELL_BYTES, "%s", b->model_info.weight_types);
     snprintf(r[2], CELL_BYTES, "%s", e->device);
     snprintf(r[3], CELL_BYTES, "%s", e->cpu_isa);
@@ -388,6 +396,7 @@ static void fill_row(row r, const bench *b, const fl_engine_info *e, const bench
     snprintf(r[8], CELL_BYTES, "%.2f", s.median);
     snprintf(r[9], CELL_BYTES, "%.2f", s.min);
     snprintf(r[10], CELL_BYTES, "%.2f", s.max);
+    snprintf(r[11], CELL_BYTES, "%.1f", (double)e->token_bytes / 1e6); /* of weights, where a token is alone */
 }
 
 static void as_table(const bench *b, const fl_engine_info *e, const char *format, base_buf *out) {
@@ -455,6 +464,30 @@ static fl_status print(const bench *b, const char *format, fl_err *err) {
     return st;
 }
 
+/* A shape is a name, or the file of a configuration. */
+static fl_status open_shape(fl_model **out, const cmd_options *o, fl_err *err) {
+    base_buf config = {0};
+    *out = NULL;
+    bool file = access(o->shape, R_OK) == 0;
+    fl_status st = file ? cmd_input_read(o->shape, &config, err) : FL_OK;
+    if (st == FL_OK) st = fl_model_open_shape(out, file ? config.data ? config.data : "{}" : o->shape, o->quant, err);
+    base_buf_clear(&config);
+    return st;
+}
+
+/* Whether the options go together; CMD_OK, or the exit code. */
+static int check_model_options(const cmd_options *o, fl_err *err) {
+    bool dummy = o->load_format && strcmp(o->load_format, "dummy") == 0;
+    if (o->load_format && !dummy && strcmp(o->load_format, "auto") != 0)
+        return cmd_usage(err, "--load-format wants auto or dummy, found '%.40s'", o->load_format);
+    if (!dummy && (o->shape || o->quant)) return cmd_usage(err, "--shape and --quant want --load-format dummy");
+    if (dummy && !o->shape) return cmd_usage(err, "--load-format dummy wants a --shape");
+    if (o->n_args != !dummy)
+        return cmd_usage(err, dummy ? "--shape stands for MODEL; found '%.60s' as well" : "bench wants MODEL%.0s",
+                         dummy ? o->args[0] : "");
+    return CMD_OK;
+}
+
 int cmd_bench(const cmd_options *o, fl_err *err) {
     if (o->n_args == 2 && strcmp(o->args[0], "startup") == 0) return cmd_startup(o, err);
     if (o->n_args == 2)
@@ -463,9 +496,11 @@ int cmd_bench(const cmd_options *o, fl_err *err) {
     if (strcmp(format, "table") != 0 && strcmp(format, "csv") != 0 && strcmp(format, "md") != 0)
         return cmd_usage(err, "-o wants table, csv or md, found '%.40s'; --json is an option of its own", format);
     bench b = {.o = o, .random = 1};
-    int code = make_cases(&b, err) == FL_OK ? CMD_OK : CMD_USAGE;
+    int code = check_model_options(o, err);
+    if (code == CMD_OK && make_cases(&b, err) != FL_OK) code = CMD_USAGE;
     if (code == CMD_OK) {
-        fl_status st = cmd_model_open(&b.model, o->args[0], err);
+        fl_status st = o->shape ? open_shape(&b.model, o, err) : cmd_model_open(&b.model, o->args[0], err);
+        if (st == FL_EINVAL && o->shape) code = CMD_USAGE;
         if (st == FL_OK) {
             fl_model_info_init(&b.model_info);
             fl_model_get_info(b.model, &b.model_info);

@@ -26,13 +26,14 @@ const cmd_command cmd_commands[] = {
     {"detokenize", CMD_DETOKENIZE, cmd_detokenize, "MODEL [IDS]", 1, 2, "token ids to text",
      "Without IDS reads stdin."},
     {"template", CMD_TEMPLATE, cmd_template, "MODEL|FILE.jinja", 1, 1, "render a chat template", NULL},
-    {"bench", CMD_BENCH, cmd_bench, "[startup] MODEL", 1, 2, "measure speed",
+    {"bench", CMD_BENCH, cmd_bench, "[startup] [MODEL]", 0, 2, "measure speed",
      "bench startup runs the program anew for each sample: process start to first token, with the file out of the "
      "page\n"
      "cache and in it, -r times each.\n\n"
      "LIST is 1,8,32 or ranges: 1-4, 128-1024+128, 1-32*2. pp512 reads a prompt of 512 tokens, tg128 draws 128 "
      "tokens,\n"
-     "tg128xb8 draws 128 tokens in each of 8 requests at once and counts all of them."},
+     "tg128xb8 draws 128 tokens in each of 8 requests at once and counts all of them.\n\n"
+     "--load-format dummy --shape NAME --quant TYPE measures random weights of a published model's sizes."},
     {"show", CMD_SHOW, cmd_show, "MODEL", 1, 1, "what a model is, and what it needs",
      "From the header alone: sizes, which layers see how far, types and bits of each kind of tensor, tokenizer, what "
      "the\n"

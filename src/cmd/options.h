@@ -66,6 +66,7 @@ typedef struct {
     bool no_generation_prompt;
 
     const char *bench_prompt, *bench_generate, *bench_batch, *bench_depth, *bench_format;
+    const char *load_format, *shape, *quant; /* bench: random weights */
     uint32_t repeats;
 } cmd_options;
 

@@ -11,7 +11,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 static void on_progress(void *user, const hub_progress *p) {
     bool *waiting = user;
@@ -67,14 +66,6 @@ fl_status cmd_pull_find(const char *name, char **path, fl_err *err) {
     st = hub_find(h, name, path, err);
     if (st == FL_OK && !*path) st = fetch(h, name, path, err);
     hub_close(h);
-    struct stat at;
-    if (st == FL_OK && stat(*path, &at) == 0 && S_ISDIR(at.st_mode)) {
-        base_free(*path);
-        *path = NULL;
-        st = fl_fail(err, FL_EUNSUPPORTED,
-                     "it is a folder of safetensors, which this version cannot run; wanted a repository with a .gguf "
-                     "file");
-    }
     return st == FL_OK ? FL_OK : fl_wrap(err, st, "cannot open model %.60s", name);
 }
 

@@ -5,8 +5,7 @@
 #include "fl_err.h"
 
 /* The path of a model of the catalogue, a cache or a hub's repository, which is pulled when it is missing. *path is the
- * caller's (base_free). Errors: FL_EINVAL for a name nobody knows, FL_EUNSUPPORTED for a folder of safetensors, those of
- * the download. */
+ * caller's (base_free). Errors: FL_EINVAL for a name nobody knows, those of the download. */
 FL_CHECKED fl_status cmd_pull_find(const char *name, char **path, fl_err *err);
 
 #endif

@@ -55,6 +55,7 @@ typedef struct {
     compute compute;
     unsigned uses;            /* GRAPH_USE_* */
     uint32_t n, k;            /* of the slice: [n, k] */
+    uint32_t n_stack;         /* of a stack [n_stack, n, k] of matrices, rows counted through; 0: one matrix */
     uint32_t k_file, k_first; /* columns of a row in the file, and where the slice begins; whole blocks */
 } dev_weight_desc;
 

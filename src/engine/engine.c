@@ -3,6 +3,7 @@
 #include "base/assert.h"
 #include "base/mem.h"
 #include "engine/engine_int.h"
+#include "graph/weight.h"
 
 #include <string.h>
 
@@ -23,7 +24,7 @@ fl_status fl_engine_open(fl_engine **out, const fl_model *m, const fl_engine_opt
     fl_status st = engine_load(e, &o, err);
     if (st != FL_OK) {
         fl_engine_close(e);
-        return m->file ? fl_wrap(err, st, "cannot run %s", file_gguf_path(m->file)) : st;
+        return m->source ? fl_wrap(err, st, "cannot run %s", model_source_path(m->source)) : st;
     }
     *out = e;
     return FL_OK;
@@ -62,7 +63,8 @@ void fl_engine_get_info(fl_engine *e, fl_engine_info *info) {
                           .n_steps = atomic_load(&e->n_steps),
                           .n_prompt_tokens = atomic_load(&e->n_prompt_tokens),
                           .n_output_tokens = atomic_load(&e->n_output_tokens),
-                          .n_step_allocations = atomic_load(&e->n_step_allocations)};
+                          .n_step_allocations = atomic_load(&e->n_step_allocations),
+                          .token_bytes = e->token_bytes};
     e->vt->describe(e->dev, &all.cpu_isa, &all.n_threads);
     for (uint32_t i = 0; i < e->g->n_kv; i++)
         if (e->g->kv[i].window == 0 || e->g->n_kv == 1) all.kv_cache_tokens = (uint64_t)e->kv_pages[i] * KV_PAGE_TOKENS;
@@ -145,8 +147,9 @@ fl_status fl_engine_write_weight(fl_engine *e, const char *name, uint64_t row, u
     if (i == e->g->n_weights) return fl_fail(err, FL_EINVAL, "the model has no weight %s", name);
     const graph_weight *w = &e->g->weights[i];
     size_t row_bytes = dtype_row_bytes(w->type, w->k), want;
-    if (n_rows > w->n || row > w->n - n_rows)
-        return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %llu to %llu were given", name, w->n,
+    const uint32_t all = graph_weight_rows(w);
+    if (n_rows > all || row > all - n_rows)
+        return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %llu to %llu were given", name, all,
                        (unsigned long long)row, (unsigned long long)(row + n_rows));
     if (__builtin_mul_overflow(row_bytes, (size_t)n_rows, &want) || want != n_bytes)
         return fl_fail(err, FL_EINVAL, "weight %s: %llu rows of %s are %zu bytes, %zu were given", name,

@@ -21,9 +21,9 @@ enum { ENGINE_STEP_TOKENS = 512 /* of one step, unless told */ };
 enum { ENGINE_SLOTS_MAX = 4, ENGINE_REQUESTS_MAX = 1024, ENGINE_SEQS_MAX = 512, ENGINE_STOP_MAX = 8 };
 
 struct fl_model {
-    file_gguf *file;              /* NULL: a tokenizer without weights */
+    model_source *source;         /* NULL: a tokenizer without weights */
     char *license, *name, *types; /* owned */
-    char tok_kind[140];           /* "gpt2, smollm", or the name of its file */
+    char tok_kind[140];           /* "gpt2, smollm", or "tokenizer.json": the kind of its file */
     fl_status config_status;      /* why no engine can be opened on it */
     fl_err config_err;
     model_config config;
@@ -68,7 +68,7 @@ struct fl_engine {
     uint32_t max_len, max_seqs, max_tokens, max_rows;
     uint32_t kv_pages[GRAPH_GROUPS_MAX];
     bool kv_f32;
-    uint64_t weight_bytes, kv_bytes;
+    uint64_t weight_bytes, kv_bytes, token_bytes;
     double load_ms, compile_ms;
     base_mutex step_lock;
     fl_request *running[ENGINE_REQUESTS_MAX]; /* by scheduler handle */
@@ -138,8 +138,11 @@ void engine_request_finish(fl_request *r, fl_finish finish, const fl_err *why);
 void engine_request_released(fl_request *r);
 /* vocab.c */
 fl_status engine_open_tok(tok **out, const file_gguf *f, fl_err *err);
-/* text.c: what is a tokenizer without weights, by its name. */
+/* text.c: a lone tokenizer or a folder, by its name. */
 bool engine_is_text(const char *path);
-fl_status engine_open_text(fl_model *m, const char *path, fl_err *err);
+/* Tokenizer, template and stop tokens. weights: the folder has a model too, which may do without them. */
+fl_status engine_open_text(fl_model *m, const char *path, bool weights, fl_err *err);
+/* model.c */
+void engine_add_stop(fl_model *m, uint32_t id);
 
 #endif

@@ -3,24 +3,24 @@
  * what an engine does. No weight is read. */
 #include "engine/engine_int.h"
 
+#include "graph/weight.h"
+
 #include <string.h>
 
 bool fl_model_get_tensor(const fl_model *m, uint32_t index, fl_tensor_info *info) {
-    if (!m->file || index >= file_gguf_n_tensors(m->file)) return false;
-    const file_gguf_tensor *t = file_gguf_tensor_at(m->file, index);
-    fl_tensor_info all = {.size = info->size,
-                          .name = t->name,
-                          .type = dtype_find(t->type)->name,
-                          .n_elems = (uint64_t)t->n_elems,
-                          .n_bytes = t->bytes};
+    model_tensor t;
+    if (!m->source || index >= model_source_n_tensors(m->source)) return false;
+    model_source_tensor_at(m->source, index, &t);
+    fl_tensor_info all = {
+        .size = info->size, .name = t.name, .type = t.type_name, .n_elems = (uint64_t)t.n_elems, .n_bytes = t.bytes};
     memcpy(info, &all, info->size < sizeof all ? info->size : sizeof all);
     return true;
 }
 
 const char *fl_model_get_file(const fl_model *m, uint32_t index, uint64_t *bytes) {
     *bytes = 0;
-    if (!m->file || index >= file_gguf_n_parts(m->file)) return NULL;
-    return file_gguf_part(m->file, index, bytes);
+    if (!m->source || index >= model_source_n_parts(m->source)) return NULL;
+    return model_source_part(m->source, index, bytes);
 }
 
 void fl_model_needs_init(fl_model_needs *needs) { *needs = (fl_model_needs){.size = sizeof *needs}; }
@@ -32,7 +32,8 @@ static void read_graph(const graph *g, uint32_t n_positions, fl_model_needs *out
     for (uint32_t i = 0; i < g->n_weights; i++) {
         const graph_weight *w = &g->weights[i];
         bool vector = w->uses & GRAPH_USE_VECTOR;
-        out->weight_bytes += (uint64_t)w->n * (vector ? w->k * sizeof(float) : dtype_row_bytes(w->type, w->k));
+        out->weight_bytes +=
+            (uint64_t)graph_weight_rows(w) * (vector ? w->k * sizeof(float) : dtype_row_bytes(w->type, w->k));
     }
     for (uint32_t i = 0; i < g->n_kv; i++) {
         const graph_kv_group *kv = &g->kv[i];
@@ -50,7 +51,7 @@ fl_status fl_model_get_needs(const fl_model *m, uint32_t n_positions, fl_model_n
     graph *g = NULL;
     fl_status st = m->config_status;
     if (st != FL_OK && err) *err = m->config_err;
-    if (st == FL_OK) st = model_build(&g, &m->config, m->file, COMPUTE_AUTO, err);
+    if (st == FL_OK) st = model_build(&g, &m->config, m->source, n_positions, COMPUTE_AUTO, err);
     if (st == FL_OK) read_graph(g, n_positions, &all);
     graph_close(g);
     memcpy(needs, &all, needs->size < sizeof all ? needs->size : sizeof all);

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "dev/cpu/cpu.h"
 #include "dev/sim/sim.h"
+#include "graph/weight.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -70,6 +71,38 @@ static fl_status choose_limits(fl_engine *e, const fl_engine_options *o, fl_err 
     return FL_OK;
 }
 
+enum { PIECE_BYTES = 4 << 20 };
+
+/* Rows that do not lie in the file as one block are put together a piece at a time. */
+static fl_status load_laid_out(fl_engine *e, const graph_weight *w, dev_weight *to, fl_err *err) {
+    const size_t row_bytes = dtype_row_bytes(w->type, w->k), fits = PIECE_BYTES / row_bytes;
+    const uint32_t all = graph_weight_rows(w), piece = fits == 0 ? 1 : fits < all ? (uint32_t)fits : all;
+    void *rows = base_alloc_aligned(piece * row_bytes);
+    fl_status st = rows ? FL_OK : fl_fail(err, FL_ENOMEM, "weight %s: no memory", w->name);
+    for (uint32_t row = 0, n; row < all && st == FL_OK; row += n) {
+        n = all - row < piece ? all - row : piece;
+        graph_weight_read(w, row, n, rows);
+        st = e->vt->weight_write(e->dev, to, row, n, rows, err);
+    }
+    base_free(rows);
+    return st;
+}
+
+/* What the products of one token read. */
+static uint64_t token_bytes(const fl_engine *e) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < e->g->n_nodes; i++) {
+        const graph_node *n = &e->g->nodes[i];
+        if (n->op != OP_MATMUL && n->op != OP_HEAD_MATMUL && n->op != OP_EXPERT_MATMUL) continue;
+        const graph_weight *w = &e->g->weights[n->weight];
+        uint64_t all = e->vt->weight_bytes(e->weights[n->weight]);
+        /* Rows of an embedding that were written, and so are kept beside the packed ones. */
+        if (w->uses & GRAPH_USE_EMBED && w->layout) all -= (uint64_t)w->n * dtype_row_bytes(w->type, w->k);
+        bytes += n->op == OP_EXPERT_MATMUL ? all / w->n_stack * e->g->top_k : all;
+    }
+    return bytes;
+}
+
 static fl_status load_weights(fl_engine *e, fl_err *err) {
     const graph *g = e->g;
     e->weights = base_calloc(g->n_weights + 1, sizeof *e->weights);
@@ -82,13 +115,18 @@ static fl_status load_weights(fl_engine *e, fl_err *err) {
                              .uses = w->uses,
                              .n = w->n,
                              .k = w->k,
+                             .n_stack = w->n_stack,
                              .k_file = w->k};
         fl_status st = e->vt->weight_open(e->dev, &d, &e->weights[i], err);
-        if (st == FL_OK) st = e->vt->weight_adopt(e->dev, e->weights[i], w->data, err);
+        if (st == FL_OK)
+            st = w->layout ? load_laid_out(e, w, e->weights[i], err)
+                           : e->vt->weight_adopt(e->dev, e->weights[i], w->data, err);
         if (st != FL_OK) return fl_wrap(err, st, "loading weights");
         e->weight_bytes += e->vt->weight_bytes(e->weights[i]);
     }
-    file_gguf_forget(e->model->file); /* packed copies are used from here on: the file's pages need not stay resident */
+    e->token_bytes = token_bytes(e);
+    model_source_forget(
+        e->model->source); /* packed copies are used from here on: the file's pages need not stay resident */
     return FL_OK;
 }
 
@@ -203,7 +241,7 @@ fl_status engine_load(fl_engine *e, const fl_engine_options *o, fl_err *err) {
     st = find_back_end(o->device ? o->device : "cpu", &e->vt, err);
     if (st == FL_OK) st = parse_compute(o->compute ? o->compute : "auto", &c, err);
     if (st == FL_OK) st = choose_limits(e, o, err);
-    if (st == FL_OK) st = model_build(&e->g, &e->model->config, e->model->file, c, err);
+    if (st == FL_OK) st = model_build(&e->g, &e->model->config, e->model->source, e->max_len, c, err);
     if (st != FL_OK) return st;
     e->profile = model_profile(e->g);
     st = choose_cache_type(e, o->kv_cache_dtype ? o->kv_cache_dtype : "auto", err);

@@ -3,6 +3,7 @@
 #include "engine/engine_int.h"
 
 #include "base/mem.h"
+#include "model/shape.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -11,7 +12,9 @@
 const char *fl_version(void) { return FL_VERSION; }
 void fl_free(void *p) { base_free(p); }
 
-static char *copy_string(const file_gguf *f, const char *key) {
+/* What a GGUF file says of itself; folders say it in a README, for people. */
+static char *copy_string(const fl_model *m, const char *key) {
+    const file_gguf *f = m->source ? model_source_gguf(m->source) : NULL;
     file_string s = {"", 0};
     const file_gguf_value *v = f ? file_gguf_find(f, key) : NULL;
     if (v && v->type == FILE_GGUF_STRING && file_gguf_get_string(f, key, &s, NULL) != FL_OK) s = (file_string){"", 0};
@@ -19,23 +22,28 @@ static char *copy_string(const file_gguf *f, const char *key) {
 }
 
 /* "Q4_1, F32, Q8_0": types of the tensors, those with the most elements first. */
-static char *list_types(const file_gguf *f) {
-    size_t n_types;
-    const dtype_info *all = dtype_all(&n_types);
-    int64_t count[64] = {0};
-    for (uint32_t i = 0; f && i < file_gguf_n_tensors(f); i++) {
-        const file_gguf_tensor *t = file_gguf_tensor_at(f, i);
-        for (size_t k = 0; k < n_types && k < 64; k++)
-            if (all[k].type == t->type) count[k] += t->n_elems;
+static char *list_types(const model_source *from) {
+    enum { TYPES_MAX = 64 };
+    const char *names[TYPES_MAX];
+    size_t n_types = 0;
+    int64_t count[TYPES_MAX] = {0};
+    for (uint32_t i = 0; from && i < model_source_n_tensors(from); i++) {
+        model_tensor t;
+        size_t k = 0;
+        model_source_tensor_at(from, i, &t);
+        while (k < n_types && strcmp(names[k], t.type_name) != 0) k++;
+        if (k == TYPES_MAX) continue;
+        if (k == n_types) names[n_types++] = t.type_name;
+        count[k] += t.n_elems;
     }
     base_buf b = {0};
     base_buf_puts(&b, "");
     for (;;) {
         size_t best = 0;
-        for (size_t k = 1; k < n_types && k < 64; k++)
+        for (size_t k = 1; k < n_types; k++)
             if (count[k] > count[best]) best = k;
         if (count[best] == 0) break;
-        base_buf_printf(&b, "%s%s", b.len ? ", " : "", all[best].name);
+        base_buf_printf(&b, "%s%s", b.len ? ", " : "", names[best]);
         count[best] = 0;
     }
     char *s = base_buf_take(&b);
@@ -43,18 +51,13 @@ static char *list_types(const file_gguf *f) {
     return s;
 }
 
-/* What kind of tokenizer: as the metadata say, or the file's own name. */
-static void name_tok(fl_model *m, const char *path) {
-    const char *slash = strrchr(path, '/');
+/* What kind of tokenizer, as a GGUF file's metadata say; of a folder its file says it. */
+static void name_tok(fl_model *m) {
+    const file_gguf *f = m->source ? model_source_gguf(m->source) : NULL;
     file_string kind = {"", 0}, pre = {"", 0};
-    if (!m->tok) return;
-    if (!m->file) {
-        (void)snprintf(m->tok_kind, sizeof m->tok_kind, "%.100s", slash && slash[1] ? slash + 1 : path);
-        return;
-    }
-    if (file_gguf_get_string(m->file, "tokenizer.ggml.model", &kind, NULL) != FL_OK) return;
-    if (!file_gguf_find(m->file, "tokenizer.ggml.pre") ||
-        file_gguf_get_string(m->file, "tokenizer.ggml.pre", &pre, NULL) != FL_OK || kind.data[0] == 'l')
+    if (!m->tok || !f || file_gguf_get_string(f, "tokenizer.ggml.model", &kind, NULL) != FL_OK) return;
+    if (!file_gguf_find(f, "tokenizer.ggml.pre") ||
+        file_gguf_get_string(f, "tokenizer.ggml.pre", &pre, NULL) != FL_OK || kind.data[0] == 'l')
         pre.len = 0; /* SentencePiece has no splitter */
     (void)snprintf(m->tok_kind, sizeof m->tok_kind, "%.*s%s%.*s", (int)(kind.len < 63 ? kind.len : 63), kind.data,
                    pre.len ? ", " : "", (int)(pre.len < 63 ? pre.len : 63), pre.data);
@@ -66,7 +69,7 @@ static uint32_t count_special(const tok *t) {
     return n;
 }
 
-static void add_stop(fl_model *m, uint32_t id) {
+void engine_add_stop(fl_model *m, uint32_t id) {
     for (uint32_t i = 0; i < m->n_stop; i++)
         if (m->stop[i] == id) return;
     if (m->n_stop < ENGINE_STOP_MAX) m->stop[m->n_stop++] = id;
@@ -77,32 +80,33 @@ static void find_stops(fl_model *m) {
     static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                        "tokenizer.ggml.eom_token_id"};
     uint32_t id, n = m->tok ? tok_n_vocab(m->tok) : 0;
-    for (size_t i = 0; m->file && i < sizeof keys / sizeof keys[0]; i++)
-        if (file_gguf_find(m->file, keys[i]) && file_gguf_get_u32(m->file, keys[i], &id, NULL) == FL_OK)
-            add_stop(m, id);
+    const file_gguf *f = m->source ? model_source_gguf(m->source) : NULL;
+    for (size_t i = 0; f && i < sizeof keys / sizeof keys[0]; i++)
+        if (file_gguf_find(f, keys[i]) && file_gguf_get_u32(f, keys[i], &id, NULL) == FL_OK) engine_add_stop(m, id);
     for (id = 0; id < n; id++)
-        if (tok_is_stop(m->tok, id)) add_stop(m, id);
+        if (tok_is_stop(m->tok, id)) engine_add_stop(m, id);
 }
 
-static void open_template(fl_model *m) {
+static void open_template(fl_model *m, const file_gguf *f) {
     file_string s;
-    if (!file_gguf_find(m->file, "tokenizer.chat_template")) {
+    if (!file_gguf_find(f, "tokenizer.chat_template")) {
         m->template_status =
             fl_fail(&m->template_err, FL_EUNSUPPORTED, "the model has no chat template; use the text as it is (--raw)");
         return;
     }
-    m->template_status = file_gguf_get_string(m->file, "tokenizer.chat_template", &s, &m->template_err);
+    m->template_status = file_gguf_get_string(f, "tokenizer.chat_template", &s, &m->template_err);
     if (m->template_status == FL_OK)
         m->template_status = jinja_open(&m->chat_template, s.data, s.len, &m->template_err);
     if (m->template_status != FL_OK) fl_wrap(&m->template_err, m->template_status, "the model's chat template");
 }
 
-static fl_status open_gguf(fl_model *m, const char *path, fl_err *err) {
-    fl_status st = file_gguf_open(&m->file, path, err);
-    if (st != FL_OK) return st;
-    m->config_status = model_configure(&m->config, m->file, &m->config_err);
-    m->tok_status = engine_open_tok(&m->tok, m->file, &m->tok_err);
-    open_template(m);
+static fl_status open_parts(fl_model *m, const char *path, fl_err *err) {
+    bool text = engine_is_text(path), weights = !text || model_source_is_folder(path);
+    fl_status st = weights ? model_source_open(&m->source, path, err) : FL_OK;
+    if (st == FL_OK && weights) m->config_status = model_configure(&m->config, m->source, &m->config_err);
+    if (st != FL_OK || text) return st == FL_OK ? engine_open_text(m, path, weights, err) : st;
+    m->tok_status = engine_open_tok(&m->tok, model_source_gguf(m->source), &m->tok_err);
+    open_template(m, model_source_gguf(m->source));
     return FL_OK;
 }
 
@@ -110,15 +114,18 @@ fl_status fl_model_open(fl_model **out, const char *path, fl_err *err) {
     *out = NULL;
     fl_model *m = base_calloc(1, sizeof *m);
     if (!m) return fl_fail(err, FL_ENOMEM, "a model: no memory");
-    fl_status st = engine_is_text(path) ? engine_open_text(m, path, err) : open_gguf(m, path, err);
+    fl_status st = open_parts(m, path, err);
     if (st != FL_OK) goto fail;
     find_stops(m);
-    name_tok(m, path);
-    m->name = copy_string(m->file, "general.name");
-    m->license = copy_string(m->file, "general.license");
-    m->types = list_types(m->file);
-    for (uint32_t i = 0; m->file && i < file_gguf_n_tensors(m->file); i++)
-        m->n_params += (uint64_t)file_gguf_tensor_at(m->file, i)->n_elems;
+    name_tok(m);
+    m->name = copy_string(m, "general.name");
+    m->license = copy_string(m, "general.license");
+    m->types = list_types(m->source);
+    for (uint32_t i = 0; m->source && i < model_source_n_tensors(m->source); i++) {
+        model_tensor t;
+        model_source_tensor_at(m->source, i, &t);
+        m->n_params += (uint64_t)t.n_elems;
+    }
     if (!m->name || !m->license || !m->types || m->config_status == FL_ENOMEM || m->tok_status == FL_ENOMEM ||
         m->template_status == FL_ENOMEM) {
         st = fl_fail(err, FL_ENOMEM, "%s: no memory", path);
@@ -132,11 +139,42 @@ fail:
     return st;
 }
 
+static fl_status open_shape(fl_model *m, const char *shape, const char *quant, fl_err *err) {
+    const dtype_info *type = model_shape_type(quant ? quant : "bf16");
+    const char *config = strchr(shape, '{') ? shape : model_shape_find(shape);
+    if (!type)
+        return fl_fail(err, FL_EINVAL,
+                       "random weights of type %.20s: wanted f32, f16, bf16, q8_0, q4_0, q4_k, q6_k or mxfp4", quant);
+    if (!config) return fl_fail(err, FL_EINVAL, "shape %.60s is not known; there are %s", shape, model_shape_names());
+    fl_status st = model_source_open_shape(&m->source, config, type, err);
+    if (st == FL_OK) st = model_configure(&m->config, m->source, err);
+    if (st != FL_OK) return st;
+    m->tok_status = fl_fail(&m->tok_err, FL_EUNSUPPORTED, "random weights have no tokenizer");
+    m->template_status = fl_fail(&m->template_err, FL_EUNSUPPORTED, "random weights have no chat template");
+    m->name = base_strdup(config == shape ? "" : shape);
+    m->license = base_strdup("");
+    m->types = base_strdup(type->name);
+    return m->name && m->license && m->types ? FL_OK : fl_fail(err, FL_ENOMEM, "a model: no memory");
+}
+
+fl_status fl_model_open_shape(fl_model **out, const char *shape, const char *quant, fl_err *err) {
+    *out = NULL;
+    fl_model *m = base_calloc(1, sizeof *m);
+    if (!m) return fl_fail(err, FL_ENOMEM, "a model: no memory");
+    fl_status st = open_shape(m, shape, quant, err);
+    if (st != FL_OK) {
+        fl_model_close(m);
+        return st;
+    }
+    *out = m;
+    return FL_OK;
+}
+
 void fl_model_close(fl_model *m) {
     if (!m) return;
     jinja_close(m->chat_template);
     tok_close(m->tok);
-    file_gguf_close(m->file);
+    model_source_close(m->source);
     base_free(m->name);
     base_free(m->license);
     base_free(m->types);
@@ -154,7 +192,7 @@ void fl_model_get_info(const fl_model *m, fl_model_info *info) {
                          .tokenizer = m->tok_kind,
                          .weight_types = m->types,
                          .n_params = m->n_params,
-                         .file_bytes = m->file ? file_gguf_bytes(m->file) : 0,
+                         .file_bytes = m->source ? model_source_bytes(m->source) : 0,
                          .n_vocab = c->n_vocab ? c->n_vocab
                                     : m->tok   ? tok_n_vocab(m->tok)
                                                : 0,
@@ -175,8 +213,8 @@ void fl_model_get_info(const fl_model *m, fl_model_info *info) {
                          .eos_id = m->tok ? tok_eos(m->tok) : TOK_NONE,
                          .unk_id = m->tok ? tok_unk(m->tok) : TOK_NONE,
                          .pad_id = m->tok ? tok_pad(m->tok) : TOK_NONE,
-                         .n_tensors = m->file ? file_gguf_n_tensors(m->file) : 0,
-                         .n_files = m->file ? file_gguf_n_parts(m->file) : 0};
+                         .n_tensors = m->source ? model_source_n_tensors(m->source) : 0,
+                         .n_files = m->source ? model_source_n_parts(m->source) : 0};
     memcpy(all.stop, m->stop, sizeof all.stop);
     memcpy(info, &all, info->size < sizeof all ? info->size : sizeof all);
 }

@@ -152,6 +152,7 @@ static void set_params(fl_request *r, const fl_request_options *o) {
                                 .frequency_penalty = o->frequency_penalty,
                                 .presence_penalty = o->presence_penalty,
                                 .seed = o->seed,
+                                .n_ids = r->e->model->tok ? tok_n_vocab(r->e->model->tok) : 0,
                                 .target = SAMPLE_NO_TARGET,
                                 .n_top = r->n_top,
                                 .logprobs = r->any_logprobs};

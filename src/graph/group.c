@@ -86,13 +86,18 @@ static void flush(graph_plan *p, graph_value v) {
     take_prologue(p, p->n_groups - 1, chain, n - 1);
 }
 
+/* Whether two products read the same: x, and where experts compute, the routes. */
+static bool same_inputs(const graph_node *a, const graph_node *b) {
+    return a->op == b->op && a->in[0] == b->in[0] && (op_get(a->op)->n_inputs < 2 || a->in[1] == b->in[1]);
+}
+
 static void group_matmul(graph_plan *p, graph_value v) {
     graph_value x = node(p, v)->in[0];
     compute c = p->g->weights[node(p, v)->weight].compute;
+    if (node(p, v)->op == OP_EXPERT_MATMUL) flush(p, node(p, v)->in[1]);
     for (uint32_t i = 0; i < p->n_groups; i++) {
         graph_group *g = &p->groups[i];
-        if (g->main != OP_MATMUL || node(p, g->mains[0])->in[0] != x || g->n_main == GROUP_MAIN_MAX || g->n_post)
-            continue;
+        if (!same_inputs(node(p, g->mains[0]), node(p, v)) || g->n_main == GROUP_MAIN_MAX || g->n_post) continue;
         if (p->g->weights[node(p, g->mains[0])->weight].compute != c) continue;
         g->mains[g->n_main++] = v;
         p->group_of[v] = i;
@@ -111,7 +116,7 @@ static void group_head(graph_plan *p, graph_value v) {
     graph_value chain[GROUP_PRE_MAX];
     uint32_t n = pending_chain(p, x->in[0], x->rows, head_op, x->width, chain);
     if (n == 0) flush(p, x->in[0]);
-    flush(p, x->in[1]);
+    if (x->in[1] != x->in[0]) flush(p, x->in[1]);
     add_group(p, v);
     take_prologue(p, p->n_groups - 1, chain, n);
 }
@@ -131,7 +136,8 @@ static int continues(const graph_group *g, graph_value v) {
 static bool join_epilogue(graph_plan *p, graph_value v, uint32_t i, int side) {
     graph_group *g = &p->groups[i];
     const graph_node *x = node(p, v);
-    if ((g->main != OP_MATMUL && g->main != OP_EMBED) || g->n_post == GROUP_POST_MAX) return false;
+    bool takes_posts = g->main == OP_MATMUL || g->main == OP_EXPERT_MATMUL || g->main == OP_EMBED;
+    if (!takes_posts || g->n_post == GROUP_POST_MAX) return false;
     if (node(p, x->in[side])->n_users != 1 || x->rows != g->rows) return false;
     int m = continues(g, x->in[side]);
     if (m < 0) return false;
@@ -151,7 +157,8 @@ static bool join_epilogue(graph_plan *p, graph_value v, uint32_t i, int side) {
 
 static void group_row(graph_plan *p, graph_value v) {
     const graph_node *x = node(p, v);
-    if (x->op == OP_ROWS) flush(p, x->in[0]);
+    for (int i = 0; i < op_get(x->op)->n_inputs; i++) /* a chain has one kind of rows */
+        if (node(p, x->in[i])->rows != x->rows) flush(p, x->in[i]);
     if (op_get(x->op)->kind == OP_KIND_ELEM)
         for (int side = 0; side < op_get(x->op)->n_inputs; side++) {
             uint32_t i = p->group_of[x->in[side]];
@@ -172,9 +179,11 @@ void graph_group_all(graph_plan *p) {
         }
         switch (node(p, v)->op) {
             case OP_EMBED: add_group(p, v); break;
-            case OP_MATMUL: group_matmul(p, v); break;
+            case OP_MATMUL:
+            case OP_EXPERT_MATMUL: group_matmul(p, v); break;
             case OP_KV_WRITE:
             case OP_ATTENTION: group_head(p, v); break;
+            case OP_HEAD_MATMUL:
             case OP_SAMPLE:
                 flush(p, node(p, v)->in[0]);
                 add_group(p, v);

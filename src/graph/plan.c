@@ -6,13 +6,15 @@
 
 #include <string.h>
 
-static uint32_t rows_max(const graph_plan *p, graph_rows rows) {
-    return rows == GRAPH_ROWS_T ? p->ranges.tokens : p->ranges.rows;
+uint32_t graph_plan_rows_max(const graph_plan *p, graph_rows rows) {
+    return rows == GRAPH_ROWS_R    ? p->ranges.rows
+           : rows == GRAPH_ROWS_TK ? p->ranges.tokens * p->g->top_k
+                                   : p->ranges.tokens;
 }
 
 size_t graph_plan_value_bytes(const graph_plan *p, graph_value v) {
     const graph_node *n = &p->g->nodes[v];
-    size_t bytes = (size_t)rows_max(p, n->rows) * n->cols * sizeof(float);
+    size_t bytes = (size_t)graph_plan_rows_max(p, n->rows) * n->cols * sizeof(float);
     return (bytes + 63) & ~(size_t)63;
 }
 

@@ -2,7 +2,8 @@
  *
  * A group is one main op with what was fused before and after it:
  *     pre    row-wise ops that lead to the main op's input, computed row by row
- *     mains  the main ops: several products of one input share a group (the merge of Q, K, V; of gate and up)
+ *     mains  the main ops: several products of one input share a group (the merge of Q, K, V; of gate and up; of an
+ *            expert's gate and up, if both have the same routes)
  *     post   element-wise ops applied to each finished tile
  * A group without main op is a chain of row-wise ops whose last one stands as main.
  *
@@ -55,6 +56,9 @@ typedef struct {
 /* Groups and places. The caller owns *out: graph_plan_close(); g must outlive it. Errors: FL_ENOMEM. */
 FL_CHECKED fl_status graph_plan_open(graph_plan **out, const graph *g, graph_ranges ranges, int opt_level, fl_err *err);
 void graph_plan_close(graph_plan *p);
+
+/* Most rows that a value of these rows has in a step. */
+uint32_t graph_plan_rows_max(const graph_plan *p, graph_rows rows);
 
 /* Replaces group i by single ops, for a back end that has no row for it. Offsets change. Errors: FL_ENOMEM. */
 FL_CHECKED fl_status graph_plan_split(graph_plan *p, uint32_t i, fl_err *err);

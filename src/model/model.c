@@ -6,38 +6,103 @@
 #include <stdio.h>
 #include <string.h>
 
-static const model_family *const families[] = {&model_llama, &model_gemma3};
+static const model_family *const families[] = {&model_llama,   &model_mistral, &model_qwen2,       &model_qwen3,
+                                               &model_phi3,    &model_granite, &model_smollm3,     &model_gemma2,
+                                               &model_gemma3,  &model_olmo2,   &model_mixtral,     &model_qwen3_moe,
+                                               &model_gpt_oss, &model_llama4,  &model_deepseek_v2, &model_deepseek_v3};
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
-static const model_family *find_family(const char *arch) {
+/* ---- which family ---- */
+
+static const char *name_of(const model_family *f, bool gguf) { return gguf ? f->gguf : f->hf; }
+
+static const model_family *find_family(const char *arch, bool gguf) {
     for (size_t i = 0; i < N_FAMILIES; i++)
-        if (strcmp(families[i]->arch, arch) == 0) return families[i];
+        if (name_of(families[i], gguf) && strcmp(name_of(families[i], gguf), arch) == 0) return families[i];
     return NULL;
 }
 
-static fl_status unknown_arch(const char *arch, fl_err *err) {
-    char known[128] = "";
-    for (size_t i = 0; i < N_FAMILIES; i++)
-        (void)snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", families[i]->arch);
-    return fl_fail(err, FL_EUNSUPPORTED, "architecture %s is not known; supported are %s", arch, known);
+/* Letters that two names have in common from their beginning: what is nearest is named first. */
+static size_t common(const char *a, const char *b) {
+    size_t n = 0;
+    while (a[n] && a[n] == b[n]) n++;
+    return n;
 }
 
-static const char *key(char out[96], const model_config *c, const char *name) {
-    (void)snprintf(out, 96, "%s.%s", c->arch, name);
-    return out;
+static fl_status unknown_arch(const char *arch, bool gguf, fl_err *err) {
+    char known[256] = "";
+    size_t best = 0;
+    const char *nearest = NULL;
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        const char *name = name_of(families[i], gguf);
+        if (!name) continue;
+        (void)snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", *known ? ", " : "", name);
+        if (common(arch, name) > best && common(arch, name) >= 3) {
+            best = common(arch, name);
+            nearest = name;
+        }
+    }
+    return fl_fail(err, FL_EUNSUPPORTED, "%s %s is not known%s%s; supported are %s",
+                   gguf ? "architecture" : "model_type", arch, nearest ? "; nearest to it is " : "",
+                   nearest ? nearest : "", known);
 }
 
-static fl_status read_sizes(model_config *c, const file_gguf *f, fl_err *err) {
-    char k[96];
-    fl_status st = file_gguf_get_u32(f, key(k, c, "block_count"), &c->n_layers, err);
-    if (st == FL_OK) st = file_gguf_get_u32(f, key(k, c, "embedding_length"), &c->d_model, err);
-    if (st == FL_OK) st = file_gguf_get_u32(f, key(k, c, "feed_forward_length"), &c->d_ff, err);
-    if (st == FL_OK) st = file_gguf_get_u32(f, key(k, c, "attention.head_count"), &c->n_heads, err);
-    if (st == FL_OK)
-        st = file_gguf_get_u32_or(f, key(k, c, "attention.head_count_kv"), c->n_heads, &c->n_kv_heads, err);
-    if (st == FL_OK) st = file_gguf_get_u32(f, key(k, c, "context_length"), &c->context_length, err);
-    if (st == FL_OK) st = file_gguf_get_f32(f, key(k, c, "attention.layer_norm_rms_epsilon"), &c->eps, err);
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && strcmp(text + n - k, end) == 0;
+}
+
+/* A classifier or an embedding model has the layers of a family and another head. */
+static fl_status check_task(const model_source *s, fl_err *err) {
+    uint32_t n;
+    const char *name;
+    fl_status st = model_list_size(s, "architectures", &n, err);
+    if (st != FL_OK || n == 0) return st;
+    st = model_list_text(s, "architectures", 0, &name, err);
+    if (st == FL_OK && !ends_with(name, "ForCausalLM") && !ends_with(name, "ForConditionalGeneration"))
+        st = fl_fail(err, FL_EUNSUPPORTED, "config.json: architecture %.60s does not generate text", name);
+    return st;
+}
+
+static fl_status read_family(model_config *c, const model_source *s, fl_err *err) {
+    const file_gguf *g = model_source_gguf(s);
+    fl_status st;
+    if (g) {
+        file_string arch;
+        st = file_gguf_get_string(g, "general.architecture", &arch, err);
+        if (st != FL_OK) return st;
+        (void)snprintf(c->arch, sizeof c->arch, "%.*s", (int)(arch.len < 63 ? arch.len : 63), arch.data);
+    } else {
+        st = model_get_text(s, NULL, "model_type", c->arch, err);
+        if (st == FL_OK && !*c->arch) st = fl_fail(err, FL_EFORMAT, "config.json: model_type is missing");
+    }
     if (st != FL_OK) return st;
+    c->family = find_family(c->arch, g != NULL);
+    if (!c->family) return unknown_arch(c->arch, g != NULL, err);
+    return g ? FL_OK : check_task(s, err);
+}
+
+/* ---- what all share ---- */
+
+fl_status model_refuse(const model_source *s, const char *hf, fl_err *err) {
+    bool on = true;
+    if (!model_source_has(s, NULL, hf)) return FL_OK;
+    if (model_get_bool_or(s, NULL, hf, true, &on, NULL) == FL_OK && !on) return FL_OK;
+    return fl_fail(err, FL_EUNSUPPORTED, "config.json: %s is not supported", hf);
+}
+
+static fl_status read_sizes(model_config *c, const model_source *s, fl_err *err) {
+    double eps;
+    fl_status st = model_get_u32(s, "block_count", "num_hidden_layers", &c->n_layers, err);
+    if (st == FL_OK) st = model_get_u32(s, "embedding_length", "hidden_size", &c->d_model, err);
+    if (st == FL_OK) st = model_get_u32(s, "feed_forward_length", "intermediate_size", &c->d_ff, err);
+    if (st == FL_OK) st = model_get_u32(s, "attention.head_count", "num_attention_heads", &c->n_heads, err);
+    if (st == FL_OK)
+        st = model_get_u32_or(s, "attention.head_count_kv", "num_key_value_heads", c->n_heads, &c->n_kv_heads, err);
+    if (st == FL_OK) st = model_get_u32(s, "context_length", "max_position_embeddings", &c->context_length, err);
+    if (st == FL_OK) st = model_get_f64(s, "attention.layer_norm_rms_epsilon", "rms_norm_eps", &eps, err);
+    if (st != FL_OK) return st;
+    c->eps = (float)eps;
     if (c->n_layers == 0 || c->n_layers > MODEL_LAYERS_MAX || c->d_model == 0 || c->d_model > 1 << 20 || c->d_ff == 0 ||
         c->d_ff > 1 << 22 || c->n_heads == 0 || c->n_heads > 4096 || c->n_kv_heads == 0 || c->n_heads % c->n_kv_heads ||
         c->context_length == 0 || c->context_length > MODEL_CONTEXT_MAX || !(c->eps >= 0))
@@ -46,84 +111,167 @@ static fl_status read_sizes(model_config *c, const file_gguf *f, fl_err *err) {
             "sizes do not make a model: %u layers of %u, feed-forward %u, %u heads on %u KV heads, context %u",
             c->n_layers, c->d_model, c->d_ff, c->n_heads, c->n_kv_heads, c->context_length);
     uint32_t d_head = c->d_model / c->n_heads;
-    st = file_gguf_get_u32_or(f, key(k, c, "attention.key_length"), d_head, &c->d_k, err);
-    if (st == FL_OK) st = file_gguf_get_u32_or(f, key(k, c, "attention.value_length"), c->d_k, &c->d_v, err);
+    st = model_get_u32_or(s, "attention.key_length", "head_dim", d_head, &c->d_k, err);
+    if (st == FL_OK) st = model_get_u32_or(s, "attention.value_length", NULL, c->d_k, &c->d_v, err);
     if (st != FL_OK) return st;
-    if (c->d_k == 0 || c->d_k > 512 || c->d_k % 8 || c->d_v == 0 || c->d_v > 512 || c->d_v % 8)
-        return fl_fail(err, FL_EUNSUPPORTED, "heads of width %u and %u: multiples of 8 up to 512 are supported", c->d_k,
+    if (c->d_k == 0 || c->d_k > 576 || c->d_k % 2 || c->d_v == 0 || c->d_v > 576)
+        return fl_fail(err, FL_EUNSUPPORTED, "heads of width %u and %u: even widths up to 576 are supported", c->d_k,
                        c->d_v);
+    c->attn_scale = 1.0f / sqrtf((float)c->d_k);
     return FL_OK;
 }
 
-static fl_status read_rope(model_config *c, const file_gguf *f, fl_err *err) {
-    char k[96];
-    float base, factor;
-    fl_status st = file_gguf_get_f32_or(f, key(k, c, "rope.freq_base"), 10000.0f, &base, err);
-    if (st == FL_OK) st = file_gguf_get_u32_or(f, key(k, c, "rope.dimension_count"), c->d_k, &c->rope_d, err);
-    if (st == FL_OK) st = file_gguf_get_f32_or(f, key(k, c, "rope.scaling.factor"), 1.0f, &factor, err);
-    if (st != FL_OK) return st;
-    if (c->rope_d == 0 || c->rope_d % 2 || c->rope_d > c->d_k || !(base > 0) || !(factor > 0))
-        return fl_fail(err, FL_EFORMAT, "RoPE of width %u in heads of %u, base %g, factor %g does not work", c->rope_d,
-                       c->d_k, (double)base, (double)factor);
-    c->rope_base = c->rope_base_local = base;
-    c->rope_linear = 1;
-    if (!file_gguf_find(f, key(k, c, "rope.scaling.type"))) return FL_OK;
-    file_string type;
-    st = file_gguf_get_string(f, k, &type, err);
-    if (st != FL_OK) return st;
-    if (type.len == 6 && memcmp(type.data, "linear", 6) == 0)
-        c->rope_linear = factor;
-    else if (type.len != 4 || memcmp(type.data, "none", 4) != 0)
-        return fl_fail(err, FL_EUNSUPPORTED, "RoPE scaling %.*s is not supported; none and linear are",
-                       (int)(type.len < 40 ? type.len : 40), type.data);
-    return FL_OK;
-}
-
-/* The embedding says how many tokens there are; a vocabulary in the file must agree. */
-static fl_status read_vocabulary(model_config *c, const file_gguf *f, fl_err *err) {
-    char k[96];
-    const file_gguf_tensor *embd = file_gguf_tensor_find(f, "token_embd.weight");
-    if (!embd) return fl_fail(err, FL_EFORMAT, "tensor token_embd.weight is missing");
-    if (embd->dims[1] > 1 << 24)
-        return fl_fail(err, FL_EFORMAT, "an embedding of %lld tokens", (long long)embd->dims[1]);
-    c->n_vocab = (uint32_t)embd->dims[1];
-    const file_gguf_value *tokens = file_gguf_find(f, "tokenizer.ggml.tokens");
+/* The embedding says how many tokens there are; what else counts them must agree. */
+static fl_status read_vocabulary(model_config *c, const model_source *s, fl_err *err) {
+    if (model_source_shape(s)) {
+        fl_status st = model_get_u32(s, NULL, "vocab_size", &c->n_vocab, err);
+        if (st == FL_OK && (c->n_vocab == 0 || c->n_vocab > 1 << 24))
+            st = fl_fail(err, FL_EFORMAT, "config.json: a vocabulary of %u tokens", c->n_vocab);
+        return st == FL_OK ? model_get_bool_or(s, NULL, "tie_word_embeddings", true, &c->tied_head, err) : st;
+    }
+    model_tensor t;
+    uint32_t n, i = model_source_find(s, c->family->names, -1, "token_embd", "weight");
+    if (i == UINT32_MAX) return fl_fail(err, FL_EFORMAT, "tensor token_embd.weight is missing");
+    model_source_tensor_at(s, i, &t);
+    if (t.dims[1] < 1 || t.dims[1] > 1 << 24)
+        return fl_fail(err, FL_EFORMAT, "an embedding of %lld tokens", (long long)t.dims[1]);
+    c->n_vocab = (uint32_t)t.dims[1];
+    const file_gguf *g = model_source_gguf(s);
+    const file_gguf_value *tokens = g ? file_gguf_find(g, "tokenizer.ggml.tokens") : NULL;
     if (tokens && tokens->count != c->n_vocab)
         return fl_fail(err, FL_EFORMAT, "the vocabulary has %llu tokens, the embedding %u rows",
                        (unsigned long long)tokens->count, c->n_vocab);
-    c->tied_head = !file_gguf_tensor_find(f, "output.weight");
-    fl_status st = file_gguf_get_f32_or(f, key(k, c, "final_logit_softcapping"), 0, &c->final_softcap, err);
-    if (st == FL_OK) st = file_gguf_get_f32_or(f, key(k, c, "attn_logit_softcapping"), 0, &c->attn_softcap, err);
+    fl_status st = model_get_u32_or(s, NULL, "vocab_size", c->n_vocab, &n, err);
+    if (st == FL_OK && n != c->n_vocab)
+        return fl_fail(err, FL_EFORMAT, "config.json: vocab_size is %u, the embedding has %u rows", n, c->n_vocab);
+    bool head = model_source_find(s, c->family->names, -1, "output", "weight") != UINT32_MAX;
+    if (st == FL_OK) st = model_get_bool_or(s, NULL, "tie_word_embeddings", !head, &c->tied_head, err);
     return st;
 }
 
-fl_status model_configure(model_config *c, const file_gguf *f, fl_err *err) {
-    *c = (model_config){.embed_scale = 1};
-    file_string arch;
-    fl_status st = file_gguf_get_string(f, "general.architecture", &arch, err);
-    if (st != FL_OK) return st;
-    (void)snprintf(c->arch, sizeof c->arch, "%.*s", (int)(arch.len < sizeof c->arch ? arch.len : sizeof c->arch - 1),
-                   arch.data);
-    const model_family *family = find_family(c->arch);
-    if (!family) return unknown_arch(c->arch, err);
-    st = read_sizes(c, f, err);
-    if (st == FL_OK) st = read_rope(c, f, err);
-    if (st == FL_OK) st = read_vocabulary(c, f, err);
-    if (st != FL_OK) return st;
-    c->attn_scale = 1.0f / sqrtf((float)c->d_k);
-    return family->configure(c, f, err);
+static bool on_layer_0(const model_config *c, const model_source *s, const char *name) {
+    return model_source_find(s, c->family->names, 0, name, "bias") != UINT32_MAX;
 }
 
-enum { NODES_PER_LAYER = 32, WEIGHTS_PER_LAYER = 24, EXTRA = 16 };
+/* A folder says which biases it has, a GGUF file shows them. */
+static fl_status read_biases(model_config *c, const model_source *s, fl_err *err) {
+    bool gguf = model_source_gguf(s) != NULL;
+    fl_status st = model_get_bool_or(s, NULL, "attention_bias", gguf && on_layer_0(c, s, "attn_q"), &c->qkv_bias, err);
+    c->output_bias = gguf ? on_layer_0(c, s, "attn_output") : c->qkv_bias;
+    if (st == FL_OK)
+        st = model_get_bool_or(s, NULL, "mlp_bias", gguf && on_layer_0(c, s, "ffn_down"), &c->ffn_bias, err);
+    return st;
+}
 
-fl_status model_build(graph **out, const model_config *m, const file_gguf *f, compute c, fl_err *err) {
+static fl_status read_activation(model_config *c, const model_source *s, fl_err *err) {
+    char name[64];
+    const char *key = model_source_has(s, NULL, "hidden_activation") ? "hidden_activation" : "hidden_act";
+    fl_status st = model_get_text(s, NULL, key, name, err);
+    if (st != FL_OK) return st;
+    c->act = OP_SILU_MUL;
+    if (strcmp(name, "gelu_pytorch_tanh") == 0)
+        c->act = OP_GELU_TANH_MUL;
+    else if (*name && strcmp(name, "silu") != 0 && strcmp(name, "swish") != 0)
+        return fl_fail(err, FL_EUNSUPPORTED, "config.json: %s %s is not supported; silu and gelu_pytorch_tanh are", key,
+                       name);
+    return FL_OK;
+}
+
+fl_status model_read_layers(model_config *c, const model_source *s, uint32_t first, uint32_t period, fl_err *err) {
+    uint32_t n;
+    bool any = false;
+    fl_status st = model_get_u32_or(s, "attention.sliding_window", "sliding_window", 0, &c->window, err);
+    if (st == FL_OK) st = model_list_size(s, "layer_types", &n, err);
+    if (st == FL_OK && n && n != c->n_layers)
+        return fl_fail(err, FL_EFORMAT, "config.json: layer_types: %u are wanted, it has %u", c->n_layers, n);
+    for (uint32_t i = 0; i < c->n_layers && st == FL_OK; i++) {
+        const char *type = NULL;
+        if (n) st = model_list_text(s, "layer_types", i, &type, err);
+        if (st != FL_OK) return st;
+        if (type && strcmp(type, "full_attention") != 0 && strcmp(type, "sliding_attention") != 0)
+            return fl_fail(err, FL_EUNSUPPORTED, "config.json: layer_types: %.40s is not supported", type);
+        bool slides = c->window && i >= first && (period == 0 || (i + 1) % period != 0);
+        c->layers[i].sliding = type ? *type == 's' : slides;
+        any = any || c->layers[i].sliding;
+    }
+    if (st == FL_OK && any && c->window == 0)
+        st = fl_fail(err, FL_EFORMAT, "config.json: sliding_window is missing or 0, and layers slide");
+    return st;
+}
+
+static fl_status read_softcaps(model_config *c, const model_source *s, fl_err *err) {
+    double attn, final;
+    fl_status st = model_get_f64_or(s, "attn_logit_softcapping", "attn_logit_softcapping", 0, &attn, err);
+    if (st == FL_OK) st = model_get_f64_or(s, "final_logit_softcapping", "final_logit_softcapping", 0, &final, err);
+    if (st != FL_OK) return st;
+    if (!(attn >= 0) || !(final >= 0)) return fl_fail(err, FL_EFORMAT, "soft-caps %g and %g do not work", attn, final);
+    c->attn_softcap = (float)attn;
+    c->final_softcap = (float) final;
+    return FL_OK;
+}
+
+/* gpt-oss publishes its experts in MXFP4, which the family reads by itself. */
+static fl_status check_unsupported(const model_config *c, const model_source *s, fl_err *err) {
+    static const char *const keys[] = {"quantization_config", "dual_chunk_attention_config", "llama_4_scaling",
+                                       "use_bidirectional_attention"};
+    fl_status st = FL_OK;
+    char method[64] = "";
+    if (c->family == &model_gpt_oss) st = model_get_text(s, NULL, "quantization_config.quant_method", method, err);
+    const size_t first = strcmp(method, "mxfp4") == 0;
+    for (size_t i = first; i < sizeof keys / sizeof keys[0] && st == FL_OK; i++) st = model_refuse(s, keys[i], err);
+    return st;
+}
+
+fl_status model_configure(model_config *c, const model_source *s, fl_err *err) {
+    *c = (model_config){.embed_scale = 1, .residual_scale = 1, .logit_scale = 1};
+    fl_status st = read_family(c, s, err);
+    if (st == FL_OK) st = check_unsupported(c, s, err);
+    if (st == FL_OK) st = read_sizes(c, s, err);
+    if (st == FL_OK) st = model_rope_read(&c->rope, s, NULL, c->d_k, c->context_length, err);
+    if (st == FL_OK) st = read_vocabulary(c, s, err);
+    if (st == FL_OK) st = read_biases(c, s, err);
+    if (st == FL_OK) st = read_activation(c, s, err);
+    if (st == FL_OK) st = read_softcaps(c, s, err);
+    if (st != FL_OK) return st;
+    c->rope_sliding = c->rope;
+    c->rope_half = !model_source_gguf(s) || !c->family->adjacent;
+    return c->family->configure(c, s, err);
+}
+
+/* ---- building ---- */
+
+/* A tensor of a layer that nothing has read would be a part of the model that is not computed. */
+static fl_status check_all_used(const model_builder *b) {
+    bool gguf = model_source_gguf(b->s) != NULL;
+    for (uint32_t i = 0; i < model_source_n_tensors(b->s); i++) {
+        int layer = b->used[i] ? -2 : model_source_layer_of(b->s, i);
+        if (layer == -2 || layer >= (int)b->c->n_layers || (layer == -1 && gguf)) continue;
+        model_tensor t;
+        model_source_tensor_at(b->s, i, &t);
+        if (strstr(t.name, "rotary_emb.inv_freq")) continue; /* a table that old writers kept */
+        if (b->c->tied_head && layer == -1 && ends_with(t.name, "lm_head.weight")) continue;
+        return fl_fail(b->err, FL_EUNSUPPORTED, "tensor %s is not one that %s models have", t.name, b->c->arch);
+    }
+    return FL_OK;
+}
+
+enum { NODES_PER_LAYER = 40, WEIGHTS_PER_LAYER = 24, EXTRA = 16 };
+
+fl_status model_build(graph **out, const model_config *m, const model_source *s, uint32_t max_len, compute c,
+                      fl_err *err) {
     *out = NULL;
     graph *g;
     fl_status st = graph_open(&g, m->n_layers * NODES_PER_LAYER + EXTRA, m->n_layers * WEIGHTS_PER_LAYER + EXTRA, err);
     if (st != FL_OK) return st;
-    model_builder b = {.g = g, .c = m, .f = f, .compute = c, .err = err};
-    find_family(m->arch)->build(&b);
-    st = b.status != FL_OK ? b.status : graph_failed(g, err);
+    model_builder b = {.g = g, .c = m, .s = s, .max_len = max_len, .compute = c, .err = err};
+    b.used = base_arena_calloc(&g->arena, model_source_n_tensors(s) + 1, 1);
+    if (b.used) {
+        model_ropes(&b);
+        m->family->build(&b);
+        st = b.status != FL_OK ? b.status : graph_failed(g, err);
+        if (st == FL_OK) st = check_all_used(&b);
+    } else
+        st = fl_fail(err, FL_ENOMEM, "a graph: no memory");
     if (st != FL_OK) {
         graph_close(g);
         return st;

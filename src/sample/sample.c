@@ -219,13 +219,17 @@ void sample_row(const sample_params *s, const sample_row_math *math, float *logi
         return;
     }
     float *x = scratch, *raw = x + 3 * (size_t)n_vocab;
+    uint32_t n = s->n_ids && s->n_ids < n_vocab ? s->n_ids : n_vocab;
     if (sample_needs_history(s)) {
         fl_assert(s->n_seen <= n_vocab);
         penalise(s, logits, raw);
-        out->token = top = math->argmax(logits, n_vocab, &finite);
+    }
+    if (sample_needs_history(s) || n < n_vocab) out->token = top = math->argmax(logits, n, &finite);
+    if (!finite) {
+        out->bad = true;
+        return;
     }
     if (s->temperature >= 1e-5f)
-        out->token =
-            draw_filtered(s, math, logits, n_vocab, top, x, (uint32_t *)scratch + n_vocab, x + 2 * (size_t)n_vocab);
+        out->token = draw_filtered(s, math, logits, n, top, x, (uint32_t *)scratch + n_vocab, x + 2 * (size_t)n_vocab);
     if (s->logprobs) out->logprob = raw_logit(s, logits, raw, out->token) - lse;
 }

@@ -31,6 +31,7 @@ typedef struct {
     uint64_t seed;
     uint32_t position;       /* of the drawn token in the output, from 0 */
     uint32_t choice;         /* which of n answers to one prompt */
+    uint32_t n_ids;          /* only ids below are drawn, where rows beyond pad the embedding; 0: all are */
     uint32_t target;         /* a token to score instead of drawing one, or SAMPLE_NO_TARGET */
     uint32_t n_top;          /* best tokens to report, <= SAMPLE_TOP_MAX */
     bool logprobs;           /* the token's log-probability is wanted (implied by target and n_top) */

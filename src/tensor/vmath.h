@@ -1,7 +1,8 @@
 /* tensor/vmath.h - exp, log, log1p, tanh and sigmoid, written once for every vector width.
  *
- * The text below knows only a vector vf of fp32 lanes and a vector vi of 32-bit unsigned
- * lanes. tensor/vmath_scalar.h makes them one lane wide, dev/cpu/x86/avx2_vec.h eight.
+ * The text below knows only a vector vf of fp32 lanes, a vector vi of 32-bit unsigned lanes
+ * and vb, which says yes or no for each lane. tensor/vmath_scalar.h makes them one lane wide,
+ * dev/cpu/x86/avx2_vec.h eight, avx512_vec.h sixteen.
  * Both provide operators on vf and vi (+ - * / and, for vi, & | << lane by lane), and
  *     vf_of(f), vi_of(u)     the same number in every lane
  *     vf_fma(a, b, c)        a * b + c rounded once
@@ -10,8 +11,8 @@
  *     vf_bits(x), vi_bits(i) the same bits as the other type
  *     vi_sra(i, n)           arithmetic shift right
  *     vi_float(i)            the signed number i as fp32
- *     vf_less(a, b)          all ones where a < b, else 0 (vi)
- *     vf_pick(m, a, b)       a where m is all ones, b where it is 0
+ *     vf_less(a, b)          yes where a < b (vb)
+ *     vf_pick(m, a, b)       a where m says yes, else b
  * Every lane goes through the same IEEE operations in the same order, so every width gives
  * the same bits, with subnormals kept as well as under FTZ and DAZ (a subnormal then counts
  * as zero of its sign, wherever it comes up). Nothing here branches on a value.
@@ -97,7 +98,7 @@ static inline vf vm_log_limits(vf v, vf y) {
 
 /* Natural logarithm. */
 static inline vf vm_log(vf x) {
-    vi small = vf_less(x, vf_of(0x1p-126f));
+    vb small = vf_less(x, vf_of(0x1p-126f));
     vf e, m = vm_log_parts(vf_pick(small, x * vf_of(0x1p23f), x), &e);
     e = e - vf_pick(small, vf_of(23.0f), vf_of(0.0f));
     return vm_log_limits(x, vm_log_sum(m - vf_of(1.0f), e, vf_of(0.0f)));
@@ -108,7 +109,7 @@ static inline vf vm_log1p(vf x) {
     const vf one = vf_of(1.0f), zero = vf_of(0.0f);
     vf u = one + x;
     vf e, f = vm_log_parts(u, &e) - one;
-    vi whole = vf_less(zero, e * e);
+    vb whole = vf_less(zero, e * e);
     f = vf_pick(whole, f, x);
     vf low = vf_pick(whole, (x - (u - one)) / u, zero);
     vf y = vm_log_limits(u, vm_log_sum(f, e, low));
@@ -137,7 +138,7 @@ static inline vf vm_tanh(vf x) {
  * 1 + z loses by rounding, exactly e, is put back: the quotient q changes by -q * e / (1 + z), and 1 / (1 + z) is q or 1 - q. */
 static inline vf vm_sigmoid(vf x) {
     const vf one = vf_of(1.0f);
-    const vi below = vf_less(x, vf_of(0.0f));
+    const vb below = vf_less(x, vf_of(0.0f));
     vf z = vm_exp(vi_bits(vf_bits(x) | vi_of(0x80000000u)));
     vf d = one + z;
     vf e = (one - d) + z;

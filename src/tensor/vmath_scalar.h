@@ -14,6 +14,7 @@
 
 typedef float vf;
 typedef uint32_t vi;
+typedef uint32_t vb;
 
 static inline vf vf_of(float f) { return f; }
 static inline vi vi_of(uint32_t u) { return u; }
@@ -35,8 +36,8 @@ static inline vf vi_bits(vi i) {
 
 static inline vi vi_sra(vi i, int n) { return (vi)((int32_t)i >> n); }
 static inline vf vi_float(vi i) { return (float)(int32_t)i; }
-static inline vi vf_less(vf a, vf b) { return a < b ? 0xffffffffu : 0; }
-static inline vf vf_pick(vi m, vf a, vf b) { return m ? a : b; }
+static inline vb vf_less(vf a, vf b) { return a < b ? 0xffffffffu : 0; }
+static inline vf vf_pick(vb m, vf a, vf b) { return m ? a : b; }
 
 #include "tensor/vmath.h"
 

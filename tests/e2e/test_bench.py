@@ -2,13 +2,14 @@
 import csv
 import io
 
+import folders
 from flambeau import Case, run, tiny
 
 
 class Bench(Case):
     def test_json(self):
         out = self.json("bench", tiny(), "-p", "8,16", "-n", "4", "-b", "1,3", "-d", "0,20", "-r", "2")
-        self.assertEqual(list(out), ["machine", "model", "profile", "results", "rss_peak_bytes"])
+        self.assertEqual(list(out), ["machine", "model", "profile", "weight_bytes", "weight_bytes_per_token", "results", "rss_peak_bytes"])
         self.assertEqual([(r["test"], r["depth"]) for r in out["results"]],
                          [(t, d) for d in (0, 20) for t in ("pp8", "pp16", "tg4", "tg4xb3")])
         for r in out["results"]:
@@ -17,6 +18,34 @@ class Bench(Case):
             self.assertTrue(0 < speed["min"] <= speed["median"] <= speed["max"], r)
         self.assertTrue(out["machine"]["isa"] and out["machine"]["cpu"] and out["machine"]["threads"] >= 1)
         self.assertEqual(out["model"]["architecture"], "llama")
+
+    def test_bytes_of_experts(self):
+        """A token of the tiny Mixtral reads 2 of 5 experts: everything but the embedding and three fifths of them."""
+        folder = folders.TINY / "mixtral"
+        out = self.json("bench", folder, "-p", "4", "-n", "2", "-r", "1")
+        packed = {n: t for n, t in folders.read(folder).items() if not n.endswith(("norm.weight", "embed_tokens.weight"))}
+        rows = {n: (-(-t[1][0] // 16) * 16) * t[1][1] * 4 for n, t in packed.items()}  # in tiles of 16 rows
+        experts = sum(b for n, b in rows.items() if ".experts." in n)
+        self.assertEqual(out["weight_bytes_per_token"], sum(rows.values()) - experts * 3 // 5)
+        self.assertGreater(out["weight_bytes"], sum(rows.values()))
+
+    def test_random_weights(self):
+        args = ("-p", "4", "-n", "2", "-r", "1")
+        for folder in sorted(p for p in folders.TINY.iterdir() if p.is_dir()):
+            for quant in ("f32", "q8_0"):
+                out = self.json("bench", "--load-format", "dummy", "--shape", folder / "config.json", "--quant", quant, *args)
+                self.assertEqual(len(out["results"]), 2)
+        out = self.json("bench", "--load-format", "dummy", "--shape", "smollm2-135m", "--quant", "q4_0", *args)
+        self.assertEqual(out["model"]["model"], "smollm2-135m")
+        self.assertEqual(out["weight_bytes_per_token"], 576 * 18 // 32 * 49152 + 106168320 * 18 // 32)
+        dummy = ("bench", "--load-format", "dummy")
+        self.refused(2, ["gpt5", "qwen3-4b"], *dummy, "--shape", "gpt5")
+        self.refused(2, ["q9", "q4_0"], *dummy, "--shape", "qwen3-4b", "--quant", "q9")
+        self.refused(2, "--shape", *dummy)
+        self.refused(2, "MODEL", *dummy, "--shape", "qwen3-4b", "x.gguf")
+        self.refused(2, "dummy", "bench", "--shape", "qwen3-4b", "x.gguf")
+        self.refused(2, "auto or dummy", "bench", "--load-format", "best", "x.gguf")
+        self.refused(2, "MODEL", "bench")
 
     def test_ranges(self):
         out = self.json("bench", tiny(), "-p", "4-16*2", "-n", "2-4", "-r", "1")

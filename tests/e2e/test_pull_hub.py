@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 
-from flambeau import PATIENCE, PROGRAM, Case, command, run, tiny, wait_for
+from flambeau import PATIENCE, PROGRAM, ROOT, Case, command, run, tiny, wait_for
 from hub import COMMIT, Hub, git_oid
 
 MB = 1 << 20
@@ -96,6 +96,12 @@ class Pull(Case):
         self.refused(1, "safetensors", "run", "org/name", "hello", env=self.env)
         self.assertEqual([r["dtype"] for r in json.loads(self.ok("list", "--json", env=self.env)) if r["name"] == "org/name"],
                          ["folder"])
+
+    def test_a_folder_runs(self):
+        tiny = ROOT / "tests" / "golden" / "tiny" / "llama"
+        self.serve({p.name: p.read_bytes() for p in tiny.iterdir()})
+        ids = ["--tokens", "5,6,7", "--temperature", "0", "-n", "4", "--ignore-eos"]
+        self.assertEqual(self.json("run", "org/name", *ids, env=self.env)["tokens"], self.json("run", tiny, *ids)["tokens"])
 
     def test_a_choice(self):
         files = {f"model-{q}.gguf": self.model + q.encode() for q in ("Q4_K_M", "Q4_K_S", "Q8_0", "BF16", "F16")}

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 
 import gguf
-from flambeau import FOLDER, PATIENCE, Case, command, run, tiny
+from flambeau import FOLDER, GOLDEN, PATIENCE, Case, command, run, tiny
 
 TOOLS = ("{%- if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}"
          "{%- if tools %}{% for t in tools %}{{ t.function.name }}{% endfor %}{% endif %}"
@@ -117,6 +117,28 @@ class Show(Case):
         self.assertEqual([pathlib.Path(f["path"]).name for f in out["files"]], [f"m-{i:05}-of-00003.gguf" for i in (1, 2, 3)])
         self.assertEqual([f["bytes"] for f in out["files"]], [os.path.getsize(f["path"]) for f in out["files"]])
         self.assertIn("in 3 parts", self.ok("show", self.folder / "m-00001-of-00003.gguf").decode())
+
+    def test_folders(self):
+        """Sizes of the headers themselves: tests/golden/tiny, whole and in parts."""
+        for name in ("llama", "llama-bf16-sharded", "gpt-oss", "deepseek-v3"):
+            folder = GOLDEN / "tiny" / name
+            tensors, paths = {}, sorted(folder.glob("*.safetensors"))
+            for path in paths:
+                raw = path.read_bytes()
+                head = json.loads(raw[8:8 + int.from_bytes(raw[:8], "little")])
+                tensors.update({k: v for k, v in head.items() if k != "__metadata__"})
+            out = self.json("show", folder)
+            self.assertEqual((out["runs"], out["why_not"]), (True, None))
+            self.assertEqual((out["tensors"], out["weights"]["tensors"]), (len(tensors), len(tensors)))
+            self.assertEqual(out["weights"]["bytes"],
+                             sum(t["data_offsets"][1] - t["data_offsets"][0] for t in tensors.values()))
+            self.assertEqual(set(out["weights"]["types"]), {t["dtype"] for t in tensors.values()})
+            self.assertEqual(sorted((f["path"], f["bytes"]) for f in out["files"]), [(str(p), p.stat().st_size) for p in paths])
+            self.assertEqual(len(out["layer_windows"]), json.loads((folder / "config.json").read_text())["num_hidden_layers"])
+            if name.startswith("llama"):
+                self.assertEqual(next(m["tensors"] for m in out["modules"] if m["module"] == "self_attn.q_proj"), out["layers"])
+            text = self.ok("show", folder).decode()
+            self.assertEqual(f"in {len(paths)} parts" in text, len(paths) > 1)
 
     def test_control_characters(self):
         m = gguf.llama(template="{{ raise_exception('\x1b[31m') }}")

@@ -6,11 +6,14 @@
 #include "dev/cpu/cpu_int.h"
 
 #include "base/assert.h"
+#include "tensor/vmath_scalar.h"
 
 #include <string.h>
 
 void cpu_mark_bad(const cpu_step *s, graph_rows rows, uint32_t row) {
-    uint32_t token = rows == GRAPH_ROWS_T ? row : s->t->row_token[row];
+    uint32_t token = rows == GRAPH_ROWS_R    ? s->t->row_token[row]
+                     : rows == GRAPH_ROWS_TK ? row / s->p->plan->g->top_k
+                                             : row;
     __atomic_store_n(&s->out->seq_bad[s->t->token_seq[token]], (uint8_t)1, __ATOMIC_RELAXED);
 }
 
@@ -26,12 +29,41 @@ static const float *other_input(const cpu_group *g, const cpu_step *s, const gra
     return cpu_value_row(g, s, other, b->row) + b->col;
 }
 
+void cpu_binary(const cpu_group *g, const graph_node *n, float *y, const float *a, const float *b, uint32_t cols) {
+    const cpu_row_kernels *k = g->set->row;
+    switch (n->op) {
+        case OP_ADD: k->add(y, a, b, cols); return;
+        case OP_SILU_MUL: k->silu_mul(y, a, b, cols); return;
+        case OP_GELU_TANH_MUL: k->gelu_tanh_mul(y, a, b, cols); return;
+        case OP_SWIGLU_CLAMP: k->swiglu_clamp(y, a, b, n->factor, n->softcap, cols); return;
+        default: fl_assert(0 && "an element-wise op of two inputs");
+    }
+}
+
+uint32_t cpu_route_expert(const cpu_group *g, const cpu_step *s, graph_value routes, uint32_t row) {
+    uint32_t top_k = g->plan->g->top_k;
+    return (uint32_t)cpu_value_row(g, s, routes, row / top_k)[row % top_k];
+}
+
+static void expert_bias(const cpu_group *g, const cpu_step *s, graph_value v, const cpu_block *b) {
+    const graph_node *n = cpu_node(g, v);
+    for (uint32_t r = 0; r < b->n_rows; r++) {
+        size_t expert = cpu_route_expert(g, s, n->in[1], b->row + r);
+        float *y = b->y + r * b->stride;
+        g->set->row->add(y, y, weight_vector(g, v) + expert * n->cols + b->col, b->n);
+    }
+}
+
 void cpu_elem(const cpu_group *g, const cpu_step *s, graph_value v, graph_value x_of, const cpu_block *b) {
     const graph_node *node = cpu_node(g, v);
     const cpu_row_kernels *k = g->set->row;
     const bool gate = node->in[0] == x_of; /* x is the gate of a gated op; addition does not mind the side */
     size_t stride = 0;
     const float *o = NULL;
+    if (node->op == OP_EXPERT_BIAS) {
+        expert_bias(g, s, v, b);
+        return;
+    }
     if (op_get(node->op)->n_inputs == 2) o = other_input(g, s, node, x_of, b, &stride);
     float *y = b->y;
     for (uint32_t r = 0; r < b->n_rows; r++, y += b->stride, o = o ? o + stride : NULL) {
@@ -39,10 +71,7 @@ void cpu_elem(const cpu_group *g, const cpu_step *s, graph_value v, graph_value 
             case OP_BIAS: k->add(y, y, weight_vector(g, v) + b->col, b->n); break;
             case OP_SCALE: k->scale(y, y, node->factor, b->n); break;
             case OP_SOFTCAP: k->softcap(y, y, node->factor, b->n); break;
-            case OP_ADD: k->add(y, y, o, b->n); break;
-            case OP_SILU_MUL: k->silu_mul(y, gate ? y : o, gate ? o : y, b->n); break;
-            case OP_GELU_TANH_MUL: k->gelu_tanh_mul(y, gate ? y : o, gate ? o : y, b->n); break;
-            default: fl_assert(0 && "an element-wise op");
+            default: cpu_binary(g, node, y, gate ? y : o, gate ? o : y, b->n);
         }
     }
 }
@@ -53,24 +82,65 @@ static void rope_row(const cpu_group *g, const cpu_step *s, const graph_node *n,
     size_t at = s->p->rope_offset[n->rope] + (size_t)row * (r->d / 2);
     if (y != x) memcpy(y, x, n->cols * sizeof *y);
     for (uint32_t h = 0; h < n->cols; h += n->width)
-        g->set->row->rope(y + h, s->p->cos + at, s->p->sin + at, r->d, r->half);
+        g->set->row->rope(y + h + r->first, s->p->cos + at, s->p->sin + at, r->d, r->half);
 }
 
-/* One op on a whole row; a and b are its inputs' rows. */
+void cpu_norm_head(const cpu_group *g, graph_value v, const float *x, float *y) {
+    const graph_node *n = cpu_node(g, v);
+    const float *w = n->weight == GRAPH_NONE ? NULL : weight_vector(g, v);
+    uint32_t width = w ? g->weights[n->weight]->desc.k : n->width;
+    g->set->row->rmsnorm(y, x, w, width, n->factor);
+    if (y != x) memcpy(y + width, x + width, (n->width - width) * sizeof *y);
+}
+
+static void pos_scale(const cpu_group *g, const cpu_step *s, const graph_node *n, uint32_t row, const float *x,
+                      float *y) {
+    uint64_t steps = ((uint64_t)s->t->position[row] + n->first) / n->width;
+    g->set->row->scale(y, x, 1.0f + n->factor * vm_log1p((float)steps), n->cols);
+}
+
+/* b: the gate, as wide as x, or of one column. */
+static void gate(const cpu_group *g, const graph_node *n, const float *x, const float *b, float *y) {
+    const cpu_row_kernels *k = g->set->row;
+    if (cpu_node(g, n->in[1])->cols == 1) {
+        float factor;
+        k->sigmoid(&factor, b, 1);
+        k->scale(y, x, factor, n->cols);
+        return;
+    }
+    k->sigmoid(y, b, n->cols);
+    k->mul(y, y, x, n->cols);
+}
+
+/* a: the rows of x of all the token's routes, one after the other; b: its routes. */
+static void expert_sum(const cpu_group *g, const graph_node *n, const float *a, const float *b, float *y) {
+    uint32_t top_k = g->plan->g->top_k;
+    memset(y, 0, n->cols * sizeof *y);
+    for (uint32_t j = 0; j < top_k; j++)
+        g->set->row->add_scaled(y, a + (size_t)j * n->cols, n->plain ? 1.0f : b[top_k + j], n->cols);
+}
+
+/* One op on a whole row; a and b are its inputs' rows, y is none of them. */
 static void row_op(const cpu_group *g, const cpu_step *s, graph_value v, uint32_t row, const float *a, const float *b,
                    float *y) {
     const graph_node *n = cpu_node(g, v);
     const cpu_row_kernels *k = g->set->row;
     switch (n->op) {
         case OP_RMSNORM:
-            for (uint32_t c = 0; c < n->cols; c += n->width)
-                k->rmsnorm(y + c, a + c, weight_vector(g, v), n->width, n->factor);
+            for (uint32_t c = 0; c < n->cols; c += n->width) cpu_norm_head(g, v, a + c, y + c);
             return;
+        case OP_LAYERNORM: k->layernorm(y, a, weight_vector(g, v), n->cols, n->factor); return;
         case OP_ROPE: rope_row(g, s, n, row, a, y); return;
         case OP_ROWS: memcpy(y, a, n->cols * sizeof *y); return;
-        case OP_ADD: k->add(y, a, b, n->cols); return;
-        case OP_SILU_MUL: k->silu_mul(y, a, b, n->cols); return;
-        case OP_GELU_TANH_MUL: k->gelu_tanh_mul(y, a, b, n->cols); return;
+        case OP_POS_SCALE: pos_scale(g, s, n, row, a, y); return;
+        case OP_GATE: gate(g, n, a, b, y); return;
+        case OP_ROUTE: cpu_route_row(n->routing, k, a, n->weight == GRAPH_NONE ? NULL : weight_vector(g, v), y); return;
+        case OP_EXPERT_SCALE: k->scale(y, a, b[g->plan->g->top_k + row % g->plan->g->top_k], n->cols); return;
+        case OP_EXPERT_SUM: expert_sum(g, n, a, b, y); return;
+        case OP_ADD:
+        case OP_SILU_MUL:
+        case OP_GELU_TANH_MUL:
+        case OP_SWIGLU_CLAMP: cpu_binary(g, n, y, a, b, n->cols); return;
         default:
             if (y != a) memcpy(y, a, n->cols * sizeof *y);
             cpu_elem(g, s, v, n->in[0], &(cpu_block){row, 1, 0, n->cols, y, n->cols});
@@ -85,7 +155,11 @@ static const float *input_row(const cpu_group *g, const cpu_step *s, graph_value
                               uint32_t row, const float *const *slot) {
     for (uint32_t i = 0; i < g->g->n_pre; i++)
         if (g->g->pre[i] == v) return slot[i];
-    return cpu_value_row(g, s, v, user->op == OP_ROWS ? s->t->row_token[row] : row);
+    graph_rows rows = cpu_node(g, v)->rows;
+    if (user->op == OP_ROWS) row = s->t->row_token[row];
+    if (rows == GRAPH_ROWS_T && user->rows == GRAPH_ROWS_TK) row /= g->plan->g->top_k;
+    if (rows == GRAPH_ROWS_TK && user->rows == GRAPH_ROWS_T) row *= g->plan->g->top_k;
+    return cpu_value_row(g, s, v, row);
 }
 
 static void row_value(const cpu_group *g, const cpu_step *s, graph_value v, uint32_t row, const float *const *slot,

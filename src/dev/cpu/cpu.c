@@ -70,7 +70,8 @@ static void cpu_release(dev *d, dev_span span) {
 /* Every usable set must agree on the cache layout of its own kernels only: the first one writes and reads it. */
 static size_t cpu_kv_page_bytes(const dev *dd, const graph_kv_group *kv) {
     const cpu_dev *d = (const cpu_dev *)dd;
-    return (size_t)kv->n_layers * kv->n_kv_heads * d->sets[0]->attn->kv_bytes(kv->d_k, kv->d_v, d->kv_f32);
+    return (size_t)kv->n_layers * kv->n_kv_heads *
+           d->sets[0]->attn->kv_bytes(cpu_head_width(kv->d_k), cpu_head_width(kv->d_v), d->kv_f32);
 }
 
 static fl_status cpu_run(dev *dd, dev_program *p, const step_tables *tables, step_outputs *outputs, dev_ticket *out,

@@ -20,7 +20,8 @@ struct dev_weight {
     dev_weight_desc desc;
     char *name;             /* owned copy behind desc.name */
     const cpu_kernels *set; /* whose layout `packed` has */
-    cpu_weight packed;      /* MATMUL use */
+    cpu_weight packed;      /* MATMUL use; of a stack, its first slice: cpu_weight_slice() */
+    size_t slice_bytes;     /* from a packed slice to the next */
     float *vector;          /* VECTOR use: [n, k] fp32, owned */
     const uint8_t *rows;    /* EMBED use: rows in the file's layout */
     uint8_t *own_rows;      /* what `rows` points to unless it was adopted */
@@ -79,7 +80,8 @@ struct cpu_step {
     step_outputs *out;
 };
 
-extern const cpu_row cpu_row_matmul, cpu_row_embed, cpu_row_chain, cpu_row_kv_write, cpu_row_attention, cpu_row_sample;
+extern const cpu_row cpu_row_matmul, cpu_row_embed, cpu_row_chain, cpu_row_kv_write, cpu_row_attention, cpu_row_sample,
+    cpu_row_experts, cpu_row_heads;
 
 /* weight.c */
 fl_status cpu_weight_open(dev *d, const dev_weight_desc *desc, dev_weight **out, fl_err *err);
@@ -88,6 +90,12 @@ fl_status cpu_weight_adopt(dev *d, dev_weight *w, const void *rows, fl_err *err)
 void cpu_weight_close(dev *d, dev_weight *w);
 size_t cpu_weight_size(const dev_weight *w);
 void cpu_weight_free_slabs(cpu_dev *d);
+static inline uint32_t cpu_weight_slices(const dev_weight *w) { return w->desc.n_stack ? w->desc.n_stack : 1; }
+static inline cpu_weight cpu_weight_slice(const dev_weight *w, uint32_t slice) {
+    cpu_weight s = w->packed;
+    s.data += slice * w->slice_bytes;
+    return s;
+}
 
 /* program.c */
 fl_status cpu_program_compile(dev *d, graph_plan *plan, dev_weight *const *weights, const dev_span *kv,
@@ -101,7 +109,9 @@ void cpu_program_run(dev_program *p, const step_tables *tables, step_outputs *ou
 /* chain.c: the row-wise ops. */
 static inline const graph_node *cpu_node(const cpu_group *g, graph_value v) { return &g->plan->g->nodes[v]; }
 static inline uint32_t cpu_step_rows(const cpu_step *s, graph_rows rows) {
-    return rows == GRAPH_ROWS_T ? s->t->n_tokens : s->t->n_rows;
+    return rows == GRAPH_ROWS_R    ? s->t->n_rows
+           : rows == GRAPH_ROWS_TK ? s->t->n_tokens * s->p->plan->g->top_k
+                                   : s->t->n_tokens;
 }
 /* Row `row` of a stored value. */
 static inline float *cpu_value_row(const cpu_group *g, const cpu_step *s, graph_value v, uint32_t row) {
@@ -123,6 +133,19 @@ typedef struct {
 } cpu_block;
 /* Applies an element-wise op in place to a block of the value x_of, one of the op's inputs. */
 void cpu_elem(const cpu_group *g, const cpu_step *s, graph_value v, graph_value x_of, const cpu_block *b);
+/* Expert of a route (a row of TK) by the stored value of a ROUTE op. */
+uint32_t cpu_route_expert(const cpu_group *g, const cpu_step *s, graph_value routes, uint32_t row);
+/* route.c: one row of ROUTE. y [2 top_k]. */
+void cpu_route_row(const graph_routing *r, const cpu_row_kernels *k, const float *logits, const float *bias, float *y);
+/* A norm of one head, n->width columns. */
+void cpu_norm_head(const cpu_group *g, graph_value v, const float *x, float *y);
+/* The element-wise op of two inputs on `cols` columns. */
+void cpu_binary(const cpu_group *g, const graph_node *n, float *y, const float *a, const float *b, uint32_t cols);
+/* matmul.c: the value that main m ends in, and the post ops of main m on a block (but the one that makes a pair). */
+graph_value cpu_tail_of(const cpu_group *g, uint32_t m);
+void cpu_post_ops(const cpu_group *g, const cpu_step *s, uint32_t m, const cpu_block *b);
+/* Kernels want head widths that are multiples of 8: a head is stored with zeros behind it, which add nothing. */
+static inline uint32_t cpu_head_width(uint32_t d) { return (d + 7) & ~7u; }
 /* Marks the sequence of a row as not finite. */
 void cpu_mark_bad(const cpu_step *s, graph_rows rows, uint32_t row);
 

@@ -26,8 +26,8 @@ enum {
     CPU_FEW_TOKENS = 12,  /* up to here a product reads packed weights directly, without a panel */
     CPU_PAGE_TOKENS = 32, /* positions of a cache page: one block of the bf16 rule */
     CPU_CHUNK_KEYS = 256, /* positions of an attention chunk */
-    CPU_ATTN_ROWS = 8,    /* most query rows of one attention tile */
-    CPU_HEAD_MAX = 512,   /* widest head */
+    CPU_ATTN_ROWS = 16,   /* most query rows of one attention tile */
+    CPU_HEAD_MAX = 576,   /* widest head */
 };
 
 /* A weight [n, k] packed by weight_pack() of one kernel set. */
@@ -71,6 +71,10 @@ typedef struct {
     void (*product)(const cpu_weight *w, uint32_t tile, const void *panel, const cpu_act *a, uint32_t t0,
                     uint32_t n_tokens, float *y, size_t y_stride);
     uint32_t panel_tokens;
+    /* Two tiles at once, of one weight or of two with the same k: as product() of tile[i] of w[i] into y[i], without panels.
+     * NULL: the set gains nothing by it. */
+    void (*product_two)(const cpu_weight *const w[2], const uint32_t tile[2], const cpu_act *a, uint32_t t0,
+                        uint32_t n_tokens, float *const y[2], size_t y_stride);
 } cpu_matmul_kernels;
 
 /* Functions of one row of n floats. y may equal an input. */
@@ -81,6 +85,12 @@ typedef struct {
     void (*silu_mul)(float *y, const float *gate, const float *up, uint32_t n); /* silu(gate) * up */
     void (*gelu_tanh_mul)(float *y, const float *gate, const float *up, uint32_t n);
     void (*softcap)(float *y, const float *x, float cap, uint32_t n); /* cap * tanh(x / cap) */
+    void (*layernorm)(float *y, const float *x, const float *w, uint32_t n, float eps);
+    /* g = min(gate, limit), u = clamp(up, -limit, limit): (g * sigmoid(alpha * g)) * (u + 1). */
+    void (*swiglu_clamp)(float *y, const float *gate, const float *up, float alpha, float limit, uint32_t n);
+    void (*sigmoid)(float *y, const float *x, uint32_t n);
+    void (*mul)(float *y, const float *a, const float *b, uint32_t n);
+    void (*add_scaled)(float *y, const float *x, float s, uint32_t n); /* y = fma(s, x, y) */
     /* cos and sin of (float)pos * inv_freq[i], i < n, with double-precision range reduction. */
     void (*rope_table)(float *cos, float *sin, uint32_t pos, const float *inv_freq, uint32_t n);
     /* Rotates the first d of x in place; half: pairs (i, i + d/2), else neighbours (2i, 2i+1). cos, sin [d/2]. */
@@ -110,6 +120,7 @@ typedef struct {
 } cpu_attn;
 
 typedef struct {
+    uint32_t rows; /* of a tile, that attn() is best at; it takes 1 to CPU_ATTN_ROWS */
     /* Bytes of one KV head of one layer in a page: 32 positions of K and V. */
     size_t (*kv_bytes)(uint32_t d_k, uint32_t d_v, bool f32);
     /* Writes K [d_k] and V [d_v] of slot 0..31 into such a piece of a page (bf16: rounded to nearest even). */
@@ -120,12 +131,20 @@ typedef struct {
 } cpu_attn_kernels;
 
 typedef struct {
-    const char *isa;         /* "scalar", "avx2": the names of --cpu-isa */
-    bool (*supported)(void); /* this CPU and this operating system have it */
-    const cpu_matmul_kernels *matmul;
+    const char *isa; /* "scalar", "avx2": the names of --cpu-isa */
+    /* This CPU and this operating system have it. A set that needs the system's leave (AMX) asks for it here. Where a set is
+     * supported, so are those behind it in cpu_kernels_all(). */
+    bool (*supported)(void);
+    const cpu_matmul_kernels *integer; /* products in q8 and q12 */
+    const cpu_matmul_kernels *plain;   /* products in bf16 and f32 */
     const cpu_row_kernels *row;
     const cpu_attn_kernels *attn;
 } cpu_kernels;
+
+/* The set's products in c. */
+static inline const cpu_matmul_kernels *cpu_kernels_matmul(const cpu_kernels *k, compute c) {
+    return c == COMPUTE_Q8 || c == COMPUTE_Q12 ? k->integer : k->plain;
+}
 
 /* All sets built in, best first, the reference ("scalar") last; *n gets the count. */
 const cpu_kernels *const *cpu_kernels_all(uint32_t *n);
@@ -138,6 +157,18 @@ extern const cpu_attn_kernels cpu_ref_attn;
 extern const cpu_matmul_kernels cpu_avx2_matmul;
 extern const cpu_row_kernels cpu_avx2_row;
 extern const cpu_attn_kernels cpu_avx2_attn;
+extern const cpu_matmul_kernels cpu_avx512vnni_integer, cpu_amx_integer;
+extern const cpu_matmul_kernels cpu_avx512_plain, cpu_amx_plain; /* bf16 and f32 */
+extern const cpu_row_kernels cpu_avx512_row;
+extern const cpu_attn_kernels cpu_avx512_attn, cpu_amx_attn;
+
+/* dev/cpu/x86/cpuid.c: what cpu_kernels.supported says. */
+bool cpu_x86_has_avx2(void);       /* with FMA and F16C */
+bool cpu_x86_has_avx512vnni(void); /* AVX2 as above, AVX-512 F, DQ, BW, VL and VNNI */
+bool cpu_x86_has_amx(void); /* AVX-512 as above, AVX512_BF16, AMX tiles of int8 and bf16; asks the system for them */
+/* Whether tdpbf16ps keeps the bf16 rule of docs/numerics.md on this very machine, subnormal operands and results, cancelling
+ * sums and infinities included; a few microseconds, after the system has given tiles. */
+bool cpu_amx_bf16_passes(void);
 #endif
 
 #endif

@@ -5,6 +5,7 @@
  *    than a barrier; else rows are shared out and a barrier follows. Both give the same bits.
  * 2. Tiles of 16 weight rows, all mains together, are cut statically. A tile is unpacked
  *    once into a panel and used for all tokens, in blocks that stay in the first cache.
+ *    A set that is faster with two tiles at once gets two of one weight, or gate and up together.
  * 3. Post ops run on each finished block while it is there: in place in the output, or for
  *    gate and up from two blocks of scratch into it.
  */
@@ -25,19 +26,22 @@ static const cpu_weight *weight_of(const cpu_group *g, uint32_t m) {
     return &g->weights[cpu_node(g, g->g->mains[m])->weight]->packed;
 }
 
-static uint32_t rows_max(const cpu_group *g) {
-    return g->g->rows == GRAPH_ROWS_T ? g->plan->ranges.tokens : g->plan->ranges.rows;
+static uint32_t rows_max(const cpu_group *g) { return graph_plan_rows_max(g->plan, g->g->rows); }
+
+/* All products of a group take the same converted input, so they compute alike. */
+static const cpu_matmul_kernels *kernels_of(const cpu_group *g) {
+    return cpu_kernels_matmul(g->set, weight_of(g, 0)->compute);
 }
 
 static size_t act_bytes_few(const cpu_group *g) {
     const cpu_weight *w = weight_of(g, 0);
-    return align64(g->set->matmul->act_bytes(w->compute, w->k, REDUNDANT_ROWS));
+    return align64(kernels_of(g)->act_bytes(w->compute, w->k, REDUNDANT_ROWS));
 }
 
 static size_t panel_bytes(const cpu_group *g) {
     size_t most = 0;
     for (uint32_t m = 0; m < g->g->n_main; m++) {
-        size_t bytes = align64(g->set->matmul->panel_bytes(weight_of(g, m)));
+        size_t bytes = align64(kernels_of(g)->panel_bytes(weight_of(g, m)));
         if (bytes > most) most = bytes;
     }
     return most;
@@ -52,7 +56,7 @@ static size_t matmul_scratch(const cpu_group *g) {
 
 static size_t matmul_shared(const cpu_group *g) {
     const cpu_weight *w = weight_of(g, 0);
-    return g->set->matmul->act_bytes(w->compute, w->k, rows_max(g));
+    return kernels_of(g)->act_bytes(w->compute, w->k, rows_max(g));
 }
 
 static const char *matmul_refuses(const cpu_group *g) {
@@ -63,7 +67,7 @@ static const char *matmul_refuses(const cpu_group *g) {
 
 static void convert_row(const cpu_group *g, const cpu_step *s, cpu_act *a, uint32_t row, float *scratch, bool store) {
     const float *x = cpu_chain_row(g, s, row, scratch, store);
-    if (!g->set->matmul->act_put(a, row, x)) cpu_mark_bad(s, g->g->rows, row);
+    if (!kernels_of(g)->act_put(a, row, x)) cpu_mark_bad(s, g->g->rows, row);
 }
 
 static cpu_act convert(const cpu_group *g, const cpu_step *s, uint32_t rows, uint8_t *scratch, uint32_t thread,
@@ -73,26 +77,26 @@ static cpu_act convert(const cpu_group *g, const cpu_step *s, uint32_t rows, uin
     if (rows <= REDUNDANT_ROWS) {
         a.data = scratch + align64(cpu_chain_scratch(g));
         for (uint32_t row = 0; row < rows; row++) convert_row(g, s, &a, row, (float *)scratch, thread == 0);
-        g->set->matmul->act_pad(&a);
+        kernels_of(g)->act_pad(&a);
         return a;
     }
     uint32_t begin, end;
     cpu_pool_part(rows, thread, n_threads, &begin, &end);
     for (uint32_t row = begin; row < end; row++) convert_row(g, s, &a, row, (float *)scratch, true);
-    if (thread == 0) g->set->matmul->act_pad(&a);
+    if (thread == 0) kernels_of(g)->act_pad(&a);
     cpu_pool_barrier(s->p->d->pool);
     return a;
 }
 
 /* The value that main m's tiles end in: its last post op, or itself. */
-static graph_value tail_of(const cpu_group *g, uint32_t m) {
+graph_value cpu_tail_of(const cpu_group *g, uint32_t m) {
     graph_value v = g->g->mains[m];
     for (uint32_t i = 0; i < g->g->n_post; i++)
         if (g->g->post_main[i] == m) v = g->g->post[i];
     return v;
 }
 
-static void post_ops(const cpu_group *g, const cpu_step *s, uint32_t m, const cpu_block *b) {
+void cpu_post_ops(const cpu_group *g, const cpu_step *s, uint32_t m, const cpu_block *b) {
     graph_value x = g->g->paired ? g->g->post[0] : g->g->mains[m];
     for (uint32_t i = g->g->paired; i < g->g->n_post; i++) {
         if (g->g->post_main[i] != m) continue;
@@ -114,17 +118,6 @@ static void prefetch_posts(const cpu_group *g, const cpu_step *s, uint32_t m, ui
     }
 }
 
-/* The op of a pair on n columns: y of main 0, x of main 1. */
-static void combine(const cpu_group *g, float *y, const float *x, uint32_t n) {
-    const cpu_row_kernels *k = g->set->row;
-    switch (cpu_node(g, g->g->post[0])->op) {
-        case OP_ADD: k->add(y, y, x, n); return;
-        case OP_SILU_MUL: k->silu_mul(y, y, x, n); return;
-        case OP_GELU_TANH_MUL: k->gelu_tanh_mul(y, y, x, n); return;
-        default: fl_assert(0 && "an op of two inputs");
-    }
-}
-
 typedef struct {
     const cpu_group *g;
     const cpu_step *s;
@@ -136,26 +129,49 @@ typedef struct {
 /* One tile of main m, or of mains 0 and 1 together. */
 static void run_tile(const tile_job *j, uint32_t m, uint32_t tile) {
     const cpu_group *g = j->g;
-    const cpu_matmul_kernels *k = g->set->matmul;
-    const cpu_weight *w[2] = {weight_of(g, m), g->g->paired ? weight_of(g, 1) : NULL};
-    const graph_value out = tail_of(g, m);
+    const cpu_matmul_kernels *k = kernels_of(g);
+    const cpu_weight *const w[2] = {weight_of(g, m), g->g->paired ? weight_of(g, 1) : NULL};
+    const graph_value out = cpu_tail_of(g, m);
     const uint32_t rows = j->a->n_tokens, col = tile * CPU_TILE_ROWS, width = cpu_node(g, out)->cols;
     const uint32_t n = width - col < CPU_TILE_ROWS ? width - col : CPU_TILE_ROWS;
     const bool panels = rows > CPU_FEW_TOKENS, direct = n == CPU_TILE_ROWS && !g->g->paired;
-    for (int side = 0; side < 2 && panels && w[side]; side++) k->panel(w[side], tile, j->panel[side]);
+    const bool two = w[1] && k->product_two;
+    for (int side = 0; side < 2 && panels && !two && w[side]; side++) k->panel(w[side], tile, j->panel[side]);
     for (uint32_t t0 = 0; t0 < rows; t0 += BLOCK_TOKENS) {
         uint32_t nt = rows - t0 < BLOCK_TOKENS ? rows - t0 : BLOCK_TOKENS;
         float *y = direct ? cpu_value_row(g, j->s, out, t0) + col : j->block[0];
         size_t stride = direct ? width : CPU_TILE_ROWS;
         prefetch_posts(g, j->s, m, t0, nt, col);
-        for (int side = 0; side < 2 && w[side]; side++)
+        if (two) k->product_two(w, (uint32_t[]){tile, tile}, j->a, t0, nt, (float *[]){y, j->block[1]}, stride);
+        for (int side = 0; side < 2 && w[side] && !two; side++)
             k->product(w[side], tile, panels ? j->panel[side] : NULL, j->a, t0, nt, side ? j->block[1] : y, stride);
         for (uint32_t t = 0; t < nt && g->g->paired; t++)
-            combine(g, y + t * stride, j->block[1] + t * CPU_TILE_ROWS, n);
-        post_ops(g, j->s, m, &(cpu_block){t0, nt, col, n, y, stride});
+            cpu_binary(g, cpu_node(g, g->g->post[0]), y + t * stride, y + t * stride, j->block[1] + t * CPU_TILE_ROWS,
+                       n);
+        cpu_post_ops(g, j->s, m, &(cpu_block){t0, nt, col, n, y, stride});
         for (uint32_t t = 0; t < nt && !direct; t++)
             memcpy(cpu_value_row(g, j->s, out, t0 + t) + col, y + t * stride, n * sizeof *y);
     }
+}
+
+/* Tiles `tile` and the next of main m at once, where the set can; false when they are not two whole ones. */
+static bool run_two(const tile_job *j, uint32_t m, uint32_t tile) {
+    const cpu_group *g = j->g;
+    const cpu_matmul_kernels *k = kernels_of(g);
+    const cpu_weight *w = weight_of(g, m);
+    const graph_value out = cpu_tail_of(g, m);
+    const uint32_t rows = j->a->n_tokens, col = tile * CPU_TILE_ROWS, width = cpu_node(g, out)->cols;
+    if (!k->product_two || g->g->paired || width - col < 2 * CPU_TILE_ROWS) return false;
+    for (uint32_t t0 = 0; t0 < rows; t0 += BLOCK_TOKENS) {
+        const uint32_t nt = rows - t0 < BLOCK_TOKENS ? rows - t0 : BLOCK_TOKENS;
+        float *y = cpu_value_row(g, j->s, out, t0) + col;
+        prefetch_posts(g, j->s, m, t0, nt, col);
+        prefetch_posts(g, j->s, m, t0, nt, col + CPU_TILE_ROWS);
+        k->product_two((const cpu_weight *[]){w, w}, (uint32_t[]){tile, tile + 1}, j->a, t0, nt,
+                       (float *[]){y, y + CPU_TILE_ROWS}, width);
+        cpu_post_ops(g, j->s, m, &(cpu_block){t0, nt, col, 2 * CPU_TILE_ROWS, y, width});
+    }
+    return true;
 }
 
 static void matmul_launch(const cpu_group *g, const cpu_step *s, uint32_t thread, uint32_t n_threads) {
@@ -175,7 +191,11 @@ static void matmul_launch(const cpu_group *g, const cpu_step *s, uint32_t thread
     cpu_pool_part(n_tiles, thread, n_threads, &begin, &end);
     for (uint32_t m = 0, first = 0; m < n_main; first += weight_of(g, m)->n_tiles, m++) {
         uint32_t last = first + weight_of(g, m)->n_tiles;
-        for (uint32_t i = begin < first ? first : begin; i < end && i < last; i++) run_tile(&j, m, i - first);
+        for (uint32_t i = begin < first ? first : begin; i < end && i < last; i++)
+            if (i + 1 < end && i + 1 < last && run_two(&j, m, i - first))
+                i++;
+            else
+                run_tile(&j, m, i - first);
     }
 }
 

@@ -9,8 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-const cpu_row *const cpu_rows[] = {&cpu_row_embed,     &cpu_row_matmul, &cpu_row_kv_write,
-                                   &cpu_row_attention, &cpu_row_sample, &cpu_row_chain};
+const cpu_row *const cpu_rows[] = {&cpu_row_embed,  &cpu_row_matmul,  &cpu_row_kv_write, &cpu_row_attention,
+                                   &cpu_row_sample, &cpu_row_experts, &cpu_row_heads,    &cpu_row_chain};
 
 static op key_of(const graph_group *g) { return op_get(g->main)->kind == OP_KIND_MAIN ? g->main : OP_COUNT; }
 
@@ -136,9 +136,14 @@ bool cpu_program_print(const dev_program *p, base_buf *out) {
         const graph_node *main = cpu_node(g, g->g->mains[0]);
         base_buf_printf(out, "%4u  %-22s %s.%-10s ", i, main->label, g->set->isa, g->row->name);
         graph_plan_print_group(p->plan, i, out);
-        for (uint32_t m = 0; m < g->g->n_main && g->g->main == OP_MATMUL; m++) {
-            const dev_weight *w = g->weights[cpu_node(g, g->g->mains[m])->weight];
-            base_buf_printf(out, "%s%s[%u,%u]", m ? " " : "  ", dtype_find(w->desc.type)->name, w->desc.n, w->desc.k);
+        for (uint32_t m = 0; m < g->g->n_main; m++) {
+            uint32_t weight = cpu_node(g, g->g->mains[m])->weight;
+            if (weight == GRAPH_NONE || !(g->weights[weight]->desc.uses & GRAPH_USE_MATMUL)) continue;
+            if (g->g->main == OP_EMBED) continue;
+            const dev_weight_desc *w = &g->weights[weight]->desc;
+            base_buf_printf(out, "%s%s[", m ? " " : "  ", dtype_find(w->type)->name);
+            if (w->n_stack) base_buf_printf(out, "%u,", w->n_stack);
+            base_buf_printf(out, "%u,%u]", w->n, w->k);
         }
         if (!base_buf_printf(out, "%s%s\n", g->why[0] ? "  refused " : "", g->why)) return false;
     }
@@ -154,6 +159,11 @@ static void fill_ropes(const cpu_step *s, uint32_t thread, uint32_t n_threads) {
             size_t at = s->p->rope_offset[r] + (size_t)t * (g->ropes[r].d / 2);
             s->p->best->row->rope_table(s->p->cos + at, s->p->sin + at, s->t->position[t], g->ropes[r].inv_freq,
                                         g->ropes[r].d / 2);
+            float m = g->ropes[r].scale;
+            for (uint32_t i = 0; m != 1 && i < g->ropes[r].d / 2; i++) {
+                s->p->cos[at + i] *= m;
+                s->p->sin[at + i] *= m;
+            }
         }
 }
 

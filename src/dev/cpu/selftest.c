@@ -64,11 +64,12 @@ static bool check_products(const cpu_kernels *set, cpu_selftest_result *r) {
     const dtype_info *types = dtype_all(&n_types);
     for (size_t i = 0; ok && i < n_types; i++) {
         for (size_t c = 0; ok && c < sizeof computes / sizeof *computes; c++) {
-            bool has = set->matmul->tile_bytes(types[i].type, computes[c], K) > 0 &&
+            const cpu_matmul_kernels *m = cpu_kernels_matmul(set, computes[c]);
+            bool has = m->tile_bytes(types[i].type, computes[c], K) > 0 &&
                        cpu_ref_matmul.tile_bytes(types[i].type, computes[c], K) > 0;
             for (uint32_t n = 3; ok && has && n <= TOKENS; n += TOKENS - 3) { /* without and with a panel */
                 float *mine = y, *wanted = y + (size_t)TOKENS * CPU_TILE_ROWS;
-                ok = product(set->matmul, types[i].type, computes[c], rows, x, n, mine) &&
+                ok = product(m, types[i].type, computes[c], rows, x, n, mine) &&
                      product(&cpu_ref_matmul, types[i].type, computes[c], rows, x, n, wanted);
                 if (ok) note(r, "matmul", types[i].name, mine, wanted, sizeof(float) * n * CPU_TILE_ROWS);
             }

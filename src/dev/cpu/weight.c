@@ -46,7 +46,8 @@ void cpu_weight_free_slabs(cpu_dev *d) {
 
 static fl_status open_packed(cpu_dev *d, dev_weight *w, fl_err *err) {
     for (uint32_t i = 0; i < d->n_sets; i++) {
-        size_t bytes = d->sets[i]->matmul->tile_bytes(w->desc.type, w->desc.compute, w->desc.k);
+        const cpu_matmul_kernels *k = cpu_kernels_matmul(d->sets[i], w->desc.compute);
+        const size_t bytes = k->tile_bytes(w->desc.type, w->desc.compute, w->desc.k);
         if (bytes == 0) continue;
         w->set = d->sets[i];
         w->packed = (cpu_weight){.type = w->desc.type,
@@ -55,10 +56,11 @@ static fl_status open_packed(cpu_dev *d, dev_weight *w, fl_err *err) {
                                  .k = w->desc.k,
                                  .n_tiles = (w->desc.n + CPU_TILE_ROWS - 1) / CPU_TILE_ROWS,
                                  .tile_bytes = bytes};
-        w->packed.data = slab_alloc(d, w->packed.n_tiles * bytes);
+        w->slice_bytes = (w->packed.n_tiles * bytes + 63) & ~(size_t)63;
+        w->packed.data = slab_alloc(d, cpu_weight_slices(w) * w->slice_bytes);
         if (!w->packed.data)
             return fl_fail(err, FL_ENOMEM, "weight %s needs %zu bytes; no memory", w->desc.name,
-                           w->packed.n_tiles * bytes);
+                           cpu_weight_slices(w) * w->slice_bytes);
         return FL_OK;
     }
     return fl_fail(err, FL_EUNSUPPORTED, "weight %s: no kernel computes products of %s weights in this profile",
@@ -106,7 +108,8 @@ void cpu_weight_close(dev *d, dev_weight *w) {
 }
 
 size_t cpu_weight_size(const dev_weight *w) {
-    return w->packed.n_tiles * w->packed.tile_bytes + (w->vector ? (size_t)w->desc.n * w->desc.k * sizeof(float) : 0) +
+    return (size_t)cpu_weight_slices(w) * w->packed.n_tiles * w->packed.tile_bytes +
+           (w->vector ? (size_t)w->desc.n * w->desc.k * sizeof(float) : 0) +
            (w->own_rows ? w->desc.n * w->row_bytes : 0);
 }
 
@@ -116,23 +119,35 @@ typedef struct {
     const uint8_t *rows;
 } pack_job;
 
-/* Packs whole tiles by one thread each; rows come with the file's stride when a slice is cut out. */
+/* Units are PACK_ROWS rows of one slice (fewer at its end): whole tiles, packed by one thread each. Rows come with the
+ * file's stride when columns are cut out. */
+static uint32_t unit_of(const dev_weight *w, uint32_t row) {
+    uint32_t per_slice = (w->desc.n + PACK_ROWS - 1) / PACK_ROWS;
+    return row / w->desc.n * per_slice + row % w->desc.n / PACK_ROWS;
+}
+
+static void pack_unit(const pack_job *j, uint32_t unit) {
+    dev_weight *w = j->w;
+    uint32_t per_slice = (w->desc.n + PACK_ROWS - 1) / PACK_ROWS, slice = unit / per_slice;
+    uint32_t first = slice * w->desc.n, lo = first + unit % per_slice * PACK_ROWS,
+             hi = lo + PACK_ROWS < first + w->desc.n ? lo + PACK_ROWS : first + w->desc.n;
+    if (lo < j->row) lo = j->row;
+    if (hi > j->row + j->n_rows) hi = j->row + j->n_rows;
+    cpu_weight packed = cpu_weight_slice(w, slice);
+    const uint8_t *from = j->rows + (size_t)(lo - j->row) * w->file_row_bytes + w->file_offset;
+    if (w->row_bytes == w->file_row_bytes) {
+        cpu_kernels_matmul(w->set, packed.compute)->weight_pack(&packed, lo - first, hi - lo, from);
+        return;
+    }
+    for (uint32_t r = lo; r < hi; r++, from += w->file_row_bytes)
+        cpu_kernels_matmul(w->set, packed.compute)->weight_pack(&packed, r - first, 1, from);
+}
+
 static void pack_part(void *arg, uint32_t thread, uint32_t n_threads) {
     const pack_job *j = arg;
-    dev_weight *w = j->w;
-    uint32_t first = j->row / PACK_ROWS, last = (j->row + j->n_rows + PACK_ROWS - 1) / PACK_ROWS, begin, end;
+    uint32_t first = unit_of(j->w, j->row), last = unit_of(j->w, j->row + j->n_rows - 1) + 1, begin, end;
     cpu_pool_part(last - first, thread, n_threads, &begin, &end);
-    for (uint32_t u = first + begin; u < first + end; u++) {
-        uint32_t lo = u * PACK_ROWS < j->row ? j->row : u * PACK_ROWS;
-        uint32_t hi = (u + 1) * PACK_ROWS > j->row + j->n_rows ? j->row + j->n_rows : (u + 1) * PACK_ROWS;
-        const uint8_t *from = j->rows + (size_t)(lo - j->row) * w->file_row_bytes + w->file_offset;
-        if (w->row_bytes == w->file_row_bytes) {
-            w->set->matmul->weight_pack(&w->packed, lo, hi - lo, from);
-            continue;
-        }
-        for (uint32_t r = lo; r < hi; r++, from += w->file_row_bytes)
-            w->set->matmul->weight_pack(&w->packed, r, 1, from);
-    }
+    for (uint32_t u = first + begin; u < first + end; u++) pack_unit(j, u);
 }
 
 static void write_vector(dev_weight *w, uint32_t row, uint32_t n_rows, const uint8_t *rows) {
@@ -157,9 +172,11 @@ static fl_status write_rows(dev_weight *w, uint32_t row, uint32_t n_rows, const 
 
 static fl_status write_weight(cpu_dev *d, dev_weight *w, uint32_t row, uint32_t n_rows, const void *rows, bool adopt,
                               fl_err *err) {
-    if (n_rows > w->desc.n || row > w->desc.n - n_rows)
-        return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %u to %u were given", w->desc.name, w->desc.n, row,
+    const uint32_t all = w->desc.n * cpu_weight_slices(w);
+    if (n_rows > all || row > all - n_rows)
+        return fl_fail(err, FL_EINVAL, "weight %s has %u rows; rows %u to %u were given", w->desc.name, all, row,
                        row + n_rows);
+    if (n_rows == 0) return FL_OK;
     if (w->desc.uses & GRAPH_USE_EMBED) {
         if (adopt && w->row_bytes == w->file_row_bytes) {
             base_free(w->own_rows); /* rows written before are replaced, and a later write copies again */
@@ -180,5 +197,5 @@ fl_status cpu_weight_write(dev *d, dev_weight *w, uint32_t row, uint32_t n_rows,
 }
 
 fl_status cpu_weight_adopt(dev *d, dev_weight *w, const void *rows, fl_err *err) {
-    return write_weight((cpu_dev *)d, w, 0, w->desc.n, rows, true, err);
+    return write_weight((cpu_dev *)d, w, 0, w->desc.n * cpu_weight_slices(w), rows, true, err);
 }

@@ -10,6 +10,7 @@
 #include "dev/cpu/ref/ref_num.h"
 
 #include <math.h>
+#include <string.h>
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
@@ -197,8 +198,10 @@ static void check_tiny(const cpu_kernels *set) {
     }
 }
 
+/* Kernels are promised FTZ and DAZ. The sets on vector registers give the reference's bits without them too; tiles
+ * flush whatever the mode says. */
 static void check_tiny_both(const cpu_kernels *set) {
-    check_tiny(set);
+    if (strcmp(set->isa, "amx") != 0) check_tiny(set);
 #if defined(__x86_64__)
     unsigned saved = _mm_getcsr();
     _mm_setcsr(saved | 0x8040);

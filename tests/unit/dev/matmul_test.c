@@ -12,7 +12,6 @@
 #include <math.h>
 #include <string.h>
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <xmmintrin.h>
 #endif
 
@@ -28,7 +27,10 @@ enum { N_TYPES = sizeof types / sizeof types[0] };
 
 static const compute computes[] = {COMPUTE_Q8, COMPUTE_BF16, COMPUTE_F32, COMPUTE_Q12};
 
+static bool flushing; /* the mode of the compute threads, which kernels are promised */
+
 static void mode_set(bool flush) {
+    flushing = flush;
 #if defined(__x86_64__)
     _mm_setcsr(flush ? 0x1f80 | 0x8040 : 0x1f80);
 #else
@@ -36,15 +38,21 @@ static void mode_set(bool flush) {
 #endif
 }
 
-/* The sets besides the reference that this machine runs; NULL when there is none. */
-static const cpu_matmul_kernels *fast_set(void) {
-#if defined(__x86_64__)
-    unsigned a, b, c, d;
-    const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
-    __builtin_cpu_init();
-    if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &cpu_avx2_matmul;
-#endif
-    return NULL;
+/* Set i of those that this machine runs, the reference last; NULL behind it. */
+static const cpu_kernels *set_get(uint32_t i) {
+    enum { MOST = 16 };
+    static const cpu_kernels *sets[MOST + 1]; /* asking the CPU is slow in a virtual machine */
+    uint32_t n, found = 0;
+    const cpu_kernels *const *all = cpu_kernels_all(&n);
+    for (uint32_t j = 0; j < n && j < MOST && (found > 0 || !sets[0]); j++)
+        if (all[j]->supported()) sets[found++] = all[j];
+    return sets[i];
+}
+
+static bool has_set(const char *isa) {
+    for (uint32_t i = 0; set_get(i); i++)
+        if (strcmp(set_get(i)->isa, isa) == 0) return true;
+    return false;
 }
 
 /* How the bytes of weights and the values of activations are drawn. */
@@ -163,14 +171,21 @@ static void product_all(const cpu_matmul_kernels *m, const cpu_weight *w, const 
     }
     m->act_pad(&a);
     for (uint32_t tile = 0; tile < w->n_tiles; tile++) {
+        const bool two = m->product_two && tile + 1 < w->n_tiles && test_random_below(seed, 2);
         if (panel) m->panel(w, tile, panel);
         const uint32_t unit = panel ? m->panel_tokens : 1;
         for (uint32_t t = 0; t < n_tokens;) {
             uint32_t count = unit * (1 + test_random_below(seed, 12));
             if (count > n_tokens - t) count = n_tokens - t;
-            m->product(w, tile, panel, &a, t, count, y + (size_t)t * stride + (size_t)tile * CPU_TILE_ROWS, stride);
+            float *at = y + (size_t)t * stride + (size_t)tile * CPU_TILE_ROWS;
+            if (two)
+                m->product_two((const cpu_weight *[]){w, w}, (uint32_t[]){tile, tile + 1}, &a, t, count,
+                               (float *[]){at, at + CPU_TILE_ROWS}, stride);
+            else
+                m->product(w, tile, panel, &a, t, count, at, stride);
             t += count;
         }
+        tile += two;
     }
     base_free(panel);
     base_free(a.data);
@@ -185,38 +200,47 @@ typedef struct {
     draw how;
 } matmul_case;
 
-static const char *const compute_names[] = {"auto", "q8", "bf16", "f32"};
+static const char *const compute_names[] = {"auto", "q8", "q12", "bf16", "f32"};
 
-/* Compares set m with the reference for the given token counts. */
-static void case_check(const cpu_matmul_kernels *m, const matmul_case *c, const uint32_t *counts, uint32_t n_counts,
-                       uint64_t seed) {
+/* Compares one set with what the reference wants of the rows and tokens x, for the given token counts. */
+static void set_check(const cpu_kernels *set, const matmul_case *c, const uint8_t *rows, const float *x,
+                      const float *want, size_t stride, const uint32_t *counts, uint32_t n_counts, uint64_t seed) {
+    /* Tiles flush subnormals whatever the mode says; the other sets give the reference's bits in every mode. */
+    if (!flushing && c->how == DRAW_WILD && c->compute == COMPUTE_BF16 && strcmp(set->isa, "amx") == 0) return;
+    const cpu_matmul_kernels *m = cpu_kernels_matmul(set, c->compute);
+    cpu_weight w = weight_pack(m, c->type, c->compute, c->n, c->k, rows, &seed);
+    for (uint32_t i = 0; i < n_counts; i++) {
+        float *got = base_alloc_aligned(counts[i] * stride * sizeof *got);
+        memset(got, 0xa5, counts[i] * stride * sizeof *got);
+        product_all(m, &w, x, counts[i], got, stride, &seed);
+        uint32_t bad = 0;
+        for (size_t j = 0; j < counts[i] * stride; j++) bad += !same(want[j], got[j]);
+        CHECKF(bad == 0, "%s: %s %s n %u k %u draw %d tokens %u: %u of %zu outputs differ", set->isa,
+               dtype_find(c->type)->name, compute_names[c->compute], c->n, c->k, (int)c->how, counts[i], bad,
+               counts[i] * stride);
+        for (uint32_t t = 0; t < counts[i]; t++)
+            for (uint32_t r = c->n; r < w.n_tiles * CPU_TILE_ROWS; r++) CHECK(got[t * stride + r] == 0);
+        base_free(got);
+    }
+    base_free(w.data);
+}
+
+/* Compares all sets with the reference. */
+static void case_check(const matmul_case *c, const uint32_t *counts, uint32_t n_counts, uint64_t seed) {
     uint32_t most = 0;
     for (uint32_t i = 0; i < n_counts; i++) most = counts[i] > most ? counts[i] : most;
     uint8_t *rows = rows_draw(c->type, c->n, c->k, c->how, &seed);
     cpu_weight ref = weight_pack(&cpu_ref_matmul, c->type, c->compute, c->n, c->k, rows, &seed);
-    cpu_weight w = weight_pack(m, c->type, c->compute, c->n, c->k, rows, &seed);
-    const size_t stride = (size_t)w.n_tiles * CPU_TILE_ROWS + GUARD, y_bytes = most * stride * sizeof(float);
-    float *x = base_alloc_aligned((size_t)most * c->k * sizeof *x);
-    float *want = base_alloc_aligned(y_bytes), *got = base_alloc_aligned(y_bytes);
+    const size_t stride = (size_t)ref.n_tiles * CPU_TILE_ROWS + GUARD, y_bytes = most * stride * sizeof(float);
+    float *x = base_alloc_aligned((size_t)most * c->k * sizeof *x), *want = base_alloc_aligned(y_bytes);
     tokens_draw(x, most, c->k, c->how, &seed);
     memset(want, 0xa5, y_bytes);
     product_all(&cpu_ref_matmul, &ref, x, most, want, stride, &seed);
-    for (uint32_t i = 0; i < n_counts; i++) {
-        memset(got, 0xa5, y_bytes);
-        product_all(m, &w, x, counts[i], got, stride, &seed);
-        uint32_t bad = 0;
-        for (size_t j = 0; j < counts[i] * stride; j++) bad += !same(want[j], got[j]);
-        CHECKF(bad == 0, "%s %s n %u k %u draw %d tokens %u: %u of %zu outputs differ", dtype_find(c->type)->name,
-               compute_names[c->compute], c->n, c->k, (int)c->how, counts[i], bad, counts[i] * stride);
-        for (uint32_t t = 0; t < counts[i]; t++)
-            for (uint32_t r = c->n; r < w.n_tiles * CPU_TILE_ROWS; r++) CHECK(got[t * stride + r] == 0);
-    }
+    for (uint32_t i = 0; set_get(i + 1); i++) set_check(set_get(i), c, rows, x, want, stride, counts, n_counts, seed);
     base_free(x);
     base_free(want);
-    base_free(got);
     base_free(rows);
     base_free(ref.data);
-    base_free(w.data);
 }
 
 static bool has_pair(dtype type, compute c) {
@@ -224,12 +248,11 @@ static bool has_pair(dtype type, compute c) {
 }
 
 static void all_counts(matmul_case c, uint64_t seed) {
-    const cpu_matmul_kernels *m = fast_set();
     uint32_t counts[22];
     for (uint32_t i = 0; i < 20; i++) counts[i] = i + 1;
     counts[20] = 64;
     counts[21] = TOKENS_MAX;
-    case_check(m, &c, counts, 22, seed);
+    case_check(&c, counts, 22, seed);
 }
 
 /* Widths that suit the type: block types in whole blocks, plain ones uneven too. */
@@ -256,46 +279,31 @@ static void widths_check(compute c, bool flush) {
     mode_set(false);
 }
 
-TEST(q8_widths_and_token_counts) {
-    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
-    widths_check(COMPUTE_Q8, true);
-}
-TEST(q12_widths_and_token_counts) {
-    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
-    widths_check(COMPUTE_Q12, true);
-}
-TEST(bf16_widths_and_token_counts) {
-    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
-    widths_check(COMPUTE_BF16, true);
-}
-TEST(f32_widths_and_token_counts) {
-    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
-    widths_check(COMPUTE_F32, true);
-}
+TEST(q8_widths_and_token_counts) { widths_check(COMPUTE_Q8, true); }
+TEST(q12_widths_and_token_counts) { widths_check(COMPUTE_Q12, true); }
+TEST(bf16_widths_and_token_counts) { widths_check(COMPUTE_BF16, true); }
+TEST(f32_widths_and_token_counts) { widths_check(COMPUTE_F32, true); }
 TEST(default_float_mode) {
-    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
     const uint32_t counts[] = {1, 3, 7, 12};
     for (uint32_t i = 0; i < N_TYPES; i++)
         for (uint32_t c = 0; c < 4; c++)
             for (draw how = DRAW_RANDOM; has_pair(types[i], computes[c]) && how <= DRAW_WILD; how++)
-                case_check(fast_set(), &(matmul_case){types[i], computes[c], 21, 512, how}, counts, 4, i * 10 + c);
+                case_check(&(matmul_case){types[i], computes[c], 21, 512, how}, counts, 4, i * 10 + c);
 }
 
 TEST(every_row_count) {
-    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
     mode_set(true);
     const uint32_t counts[] = {2, 9};
     for (uint32_t n = 1; n <= 40; n++)
         for (uint32_t i = 0; i < N_TYPES; i++)
             for (uint32_t c = 0; c < 4; c++)
                 if (has_pair(types[i], computes[c]))
-                    case_check(fast_set(), &(matmul_case){types[i], computes[c], n, 256, DRAW_RANDOM}, counts, 2, n);
+                    case_check(&(matmul_case){types[i], computes[c], n, 256, DRAW_RANDOM}, counts, 2, n);
     mode_set(false);
 }
 
 /* All codes at an end of their range against activations of +-127: the 16-bit lanes at their limits. */
 TEST(extreme_codes) {
-    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
     mode_set(true);
     for (uint32_t i = 0; i < N_TYPES; i++)
         for (uint32_t c = 0; c < 4; c++)
@@ -332,13 +340,11 @@ static void not_finite_check(const cpu_matmul_kernels *m) {
 }
 
 TEST(not_finite_inputs_are_refused_and_zero) {
-    not_finite_check(&cpu_ref_matmul);
-    if (fast_set()) not_finite_check(fast_set());
+    for (uint32_t i = 0; set_get(i); i++) not_finite_check(set_get(i)->integer);
 }
 
 /* In bf16 and f32 infinities and NaN go through; a weight may be NaN too. */
 TEST(not_finite_floats_go_through) {
-    if (!fast_set()) SKIP("this CPU lacks AVX2, FMA or F16C");
     enum { K = 40 };
     static const uint32_t specials[] = {0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001,
                                         0x7f7fffff, 0x00000001, 0x807fffff};
@@ -350,14 +356,16 @@ TEST(not_finite_floats_go_through) {
         for (uint32_t i = 0; i < K; i++) x[i] = test_random_float(&seed);
         memcpy(&x[5 * s], &specials[s], 4);
         for (uint32_t c = 1; c < 3; c++) {
-            float y[2][16];
-            const cpu_matmul_kernels *sets[] = {&cpu_ref_matmul, fast_set()};
-            for (uint32_t i = 0; i < 2; i++) {
-                cpu_weight w = weight_pack(sets[i], DTYPE_F32, computes[c], 16, K, (const uint8_t *)rows, &seed);
-                product_all(sets[i], &w, x, 1, y[i], 16, &seed);
+            float y[8][16];
+            uint32_t n = 0; /* sets; the last is the reference */
+            for (; n < 8 && set_get(n); n++) {
+                const cpu_matmul_kernels *m = set_get(n)->plain;
+                cpu_weight w = weight_pack(m, DTYPE_F32, computes[c], 16, K, (const uint8_t *)rows, &seed);
+                product_all(m, &w, x, 1, y[n], 16, &seed);
                 base_free(w.data);
             }
-            for (uint32_t r = 0; r < 16; r++) CHECK(same(y[0][r], y[1][r]));
+            for (uint32_t i = 0; i + 1 < n; i++)
+                for (uint32_t r = 0; r < 16; r++) CHECK(same(y[i][r], y[n - 1][r]));
         }
     }
 }
@@ -390,19 +398,65 @@ TEST(nvfp4_by_hand) {
     base_free(p.data);
 }
 
+/* The tests above compare what this machine has; these say what it lacks. */
+TEST(avx2_was_compared) {
+    if (!has_set("avx2")) SKIP("this CPU lacks AVX2, FMA or F16C");
+}
+TEST(avx512vnni_was_compared) {
+    if (!has_set("avx512vnni")) SKIP("this CPU lacks AVX-512 VNNI");
+}
+TEST(amx_was_compared) {
+    if (!has_set("amx")) SKIP("this CPU lacks AMX, or the system does not allow it");
+}
+
+/* A set is only offered where all behind it run: weights it has no form for go to those. */
+TEST(sets_imply_those_behind_them) {
+    uint32_t n;
+    const cpu_kernels *const *all = cpu_kernels_all(&n);
+    for (uint32_t i = 0; i + 1 < n; i++) CHECKF(!all[i]->supported() || all[i + 1]->supported(), "%s", all[i]->isa);
+    CHECK(n > 0 && all[n - 1]->integer == &cpu_ref_matmul);
+}
+
+#if defined(__x86_64__)
+/* Bits of XCR0 whose registers are not in their first state. */
+static unsigned states_in_use(void) {
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
+    return low;
+}
+
+/* Tiles left configured would cost every later task switch 8 KiB. */
+TEST(amx_gives_tiles_back) {
+    enum { TILES = 1 << 17 | 1 << 18, K = 512, TOKENS = 40 };
+    if (!has_set("amx")) SKIP("this CPU lacks AMX, or the system does not allow it");
+    static float x[TOKENS * K], y[TOKENS * 16];
+    static const dtype some[] = {DTYPE_Q4_1, DTYPE_Q6_K, DTYPE_Q8_0};
+    uint64_t seed = 3;
+    for (uint32_t i = 0; i < 3; i++) {
+        uint8_t *rows = rows_draw(some[i], 16, K, DRAW_RANDOM, &seed);
+        cpu_weight w = weight_pack(&cpu_amx_integer, some[i], COMPUTE_Q8, 16, K, rows, &seed);
+        product_all(&cpu_amx_integer, &w, x, TOKENS, y, 16, &seed);
+        CHECK((states_in_use() & TILES) == 0);
+        base_free(w.data);
+        base_free(rows);
+    }
+}
+#endif
+
 TEST(pairs_without_a_packed_form) {
-    const cpu_matmul_kernels *sets[] = {&cpu_ref_matmul, fast_set()};
-    for (uint32_t s = 0; s < 2; s++) {
-        if (!sets[s]) continue;
-        CHECK(sets[s]->tile_bytes(DTYPE_F32, COMPUTE_Q8, 64) == 0);
-        CHECK(sets[s]->tile_bytes(DTYPE_F16, COMPUTE_Q8, 64) == 0);
-        CHECK(sets[s]->tile_bytes(DTYPE_BF16, COMPUTE_Q8, 64) == 0);
-        CHECK(sets[s]->tile_bytes(DTYPE_NVFP4, COMPUTE_Q8, 64) == 0 || sets[s] == &cpu_ref_matmul);
-        CHECK(sets[s]->tile_bytes(DTYPE_Q2_K, COMPUTE_Q12, 256) == 0 || sets[s] == &cpu_ref_matmul);
-        CHECK(sets[s]->tile_bytes(DTYPE_Q4_0, COMPUTE_AUTO, 64) == 0);
-        CHECK(sets[s]->tile_bytes(DTYPE_Q4_0, COMPUTE_Q8, 33) == 0);
-        CHECK(sets[s]->tile_bytes(DTYPE_Q6_K, COMPUTE_Q8, 128) == 0);
-        CHECK(sets[s]->tile_bytes(DTYPE_Q5_0, COMPUTE_Q8, 64) == 16 * 44);
+    for (uint32_t s = 0; set_get(s); s++) {
+        const cpu_matmul_kernels *m = set_get(s)->integer, *plain = set_get(s)->plain;
+        CHECK(m->tile_bytes(DTYPE_F32, COMPUTE_Q8, 64) == 0);
+        CHECK(m->tile_bytes(DTYPE_F16, COMPUTE_Q8, 64) == 0);
+        CHECK(m->tile_bytes(DTYPE_BF16, COMPUTE_Q8, 64) == 0);
+        CHECK(m->tile_bytes(DTYPE_NVFP4, COMPUTE_Q8, 64) == 0 || m == &cpu_ref_matmul);
+        CHECK(m->tile_bytes(DTYPE_Q2_K, COMPUTE_Q12, 256) == 0 || m == &cpu_ref_matmul);
+        CHECK(m->tile_bytes(DTYPE_Q4_0, COMPUTE_AUTO, 64) == 0);
+        CHECK(m->tile_bytes(DTYPE_Q4_0, COMPUTE_Q8, 33) == 0);
+        CHECK(m->tile_bytes(DTYPE_Q6_K, COMPUTE_Q8, 128) == 0);
+        CHECK(m->tile_bytes(DTYPE_Q5_0, COMPUTE_Q8, 64) == 16 * 44);
+        CHECK(plain->tile_bytes(DTYPE_Q5_0, COMPUTE_F32, 33) == 0);
+        CHECK(plain->tile_bytes(DTYPE_F32, COMPUTE_F32, 33) > 0);
     }
 }
 

@@ -33,9 +33,10 @@ typedef struct {
 /* Weight i is the same for every device: its values come from its name and size. */
 static float *weight_data(const graph_weight *w, uint32_t i) {
     uint64_t seed = i + 1;
-    float *data = malloc((size_t)w->n * w->k * sizeof *data);
+    const size_t n = (size_t)(w->n_stack ? w->n_stack : 1) * w->n * w->k;
+    float *data = malloc(n * sizeof *data);
     if (!data) abort();
-    for (size_t k = 0; k < (size_t)w->n * w->k; k++) data[k] = test_random_float(&seed) * 0.3f + (w->n == 1 ? 0.7f : 0);
+    for (size_t k = 0; k < n; k++) data[k] = test_random_float(&seed) * 0.3f + (w->n == 1 ? 0.7f : 0);
     return data;
 }
 
@@ -52,13 +53,15 @@ static void load(loaded *l, const graph *g, const setting *s, float **data) {
                              .uses = w->uses,
                              .n = w->n,
                              .k = w->k,
+                             .n_stack = w->n_stack,
                              .k_file = w->k};
+        const uint32_t rows = w->n * (w->n_stack ? w->n_stack : 1);
         CHECK(l->vt->weight_open(l->d, &d, &l->weights[i], &err) == FL_OK);
         if (i % 2)
             CHECK(l->vt->weight_adopt(l->d, l->weights[i], data[i], &err) == FL_OK);
         else
-            for (uint32_t row = 0; row < w->n; row += 7) /* in pieces */
-                CHECK(l->vt->weight_write(l->d, l->weights[i], row, w->n - row < 7 ? w->n - row : 7,
+            for (uint32_t row = 0; row < rows; row += 7) /* in pieces */
+                CHECK(l->vt->weight_write(l->d, l->weights[i], row, rows - row < 7 ? rows - row : 7,
                                           data[i] + (size_t)row * w->k, &err) == FL_OK);
     }
     for (uint32_t i = 0; i < g->n_kv; i++)
@@ -77,10 +80,35 @@ static void unload(loaded *l, const graph *g) {
     l->vt->close(l->d);
 }
 
+static const uint32_t row_token[ROWS] = {3, 11, 12, 22}, page[SEQS][1] = {{2}, {0}, {1}};
+
+static void run_tables(loaded *l, const step_tables *t, float *logits) {
+    sample_result rows[ROWS];
+    uint8_t bad[SEQS];
+    step_outputs out = {rows, bad, logits};
+    dev_ticket ticket;
+    CHECK(l->vt->run(l->d, l->program, t, &out, &ticket, NULL) == FL_OK);
+    CHECK(l->vt->wait(l->d, ticket, NULL) == FL_OK);
+}
+
+/* The same as run_step(), a step for each token. */
+static void run_tokens(loaded *l, const graph *g, float *logits) {
+    static const uint32_t one[2] = {0, 1};
+    const sample_params draw = {.top_p = 1, .repetition_penalty = 1, .target = SAMPLE_NO_TARGET};
+    uint32_t n = 0, r = 0;
+    for (uint32_t s = 0; s < SEQS; s++)
+        for (uint32_t i = 0; i < tokens_of[s]; i++, n++) {
+            const uint32_t token = (n * 7) % VOCAB, *tables[1] = {page[s]};
+            step_tables t = {1, 1, 1, &token, &i, one, one, one, {NULL}, &draw};
+            for (uint32_t k = 0; k < g->n_kv; k++) t.pages[k] = tables;
+            run_tables(l, &t, logits + (size_t)r * g->n_vocab);
+            r += r + 1 < ROWS && row_token[r] == n;
+        }
+}
+
 /* One step of three sequences; logits [ROWS, VOCAB of the graph]. */
 static void run_step(loaded *l, const graph *g, float *logits) {
     uint32_t token[TOKENS], position[TOKENS], token_seq[TOKENS], begin[SEQS + 1] = {0}, n = 0;
-    static const uint32_t row_token[ROWS] = {3, 11, 12, 22}, page[SEQS][1] = {{2}, {0}, {1}};
     const uint32_t *tables[SEQS] = {page[0], page[1], page[2]};
     for (uint32_t s = 0; s < SEQS; s++) {
         for (uint32_t i = 0; i < tokens_of[s]; i++, n++) {
@@ -103,18 +131,13 @@ static void run_step(loaded *l, const graph *g, float *logits) {
                      .row_token = row_token,
                      .draw = draw};
     for (uint32_t i = 0; i < g->n_kv; i++) t.pages[i] = tables;
-    sample_result rows[ROWS];
-    uint8_t bad[SEQS];
-    step_outputs out = {rows, bad, logits};
-    dev_ticket ticket;
-    CHECK(l->vt->run(l->d, l->program, &t, &out, &ticket, NULL) == FL_OK);
-    CHECK(l->vt->wait(l->d, ticket, NULL) == FL_OK);
+    run_tables(l, &t, logits);
 }
 
-static void run_setting(const graph *g, const setting *s, float **data, float *logits) {
+static void run_setting(const graph *g, const setting *s, bool by_token, float **data, float *logits) {
     loaded l;
     load(&l, g, s, data);
-    run_step(&l, g, logits);
+    (by_token ? run_tokens : run_step)(&l, g, logits);
     unload(&l, g);
 }
 
@@ -122,21 +145,21 @@ TEST(fusing_changes_no_bit) {
     size_t bytes = base_mem_bytes();
     uint32_t n_sets;
     const cpu_kernels *const *sets = cpu_kernels_all(&n_sets);
-    for (uint64_t seed = 1; seed <= 60; seed++) {
+    for (uint64_t seed = 1; seed <= 100; seed++) {
         graph *g = random_graph(seed);
         CHECK(g->n_weights <= WEIGHTS_MAX && g->n_vocab <= VOCAB);
         float *data[WEIGHTS_MAX], want[ROWS * VOCAB], got[ROWS * VOCAB];
         for (uint32_t i = 0; i < g->n_weights; i++) data[i] = weight_data(&g->weights[i], i);
         setting s = {&dev_cpu, {.isa = "scalar", .n_threads = 1, .kv_f32 = seed % 2}, 0};
-        run_setting(g, &s, data, want);
-        for (int i = 0; i < 4; i++) {
-            static const uint32_t threads[] = {1, 2, 3, 7};
+        run_setting(g, &s, false, data, want);
+        for (int i = 0; i < 5; i++) {
+            static const uint32_t threads[] = {1, 2, 3, 7, 3};
             const cpu_kernels *set = sets[(uint32_t)i % n_sets];
             s.vt = i == 3 ? &dev_sim : &dev_cpu;
             s.options.isa = set->supported() ? set->isa : "scalar";
             s.options.n_threads = threads[i];
             s.opt_level = i == 2 ? 0 : 2;
-            run_setting(g, &s, data, got);
+            run_setting(g, &s, i == 4, data, got);
             CHECKF(memcmp(want, got, ROWS * g->n_vocab * sizeof *got) == 0, "other bits: seed %llu, variant %d, %s",
                    (unsigned long long)seed, i, s.options.isa);
         }

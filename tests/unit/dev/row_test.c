@@ -64,6 +64,21 @@ static void check_rows(const cpu_kernels *set, uint32_t n) {
     memcpy(got, x, n * sizeof *x); /* in place */
     b->softcap(got, got, 30.0f, n);
     same("softcap in place", set, n);
+    a->layernorm(want, x, w, n, 1e-5f);
+    b->layernorm(got, x, w, n, 1e-5f);
+    same("layernorm", set, n);
+    a->swiglu_clamp(want, x, u, 1.702f, 2.0f, n);
+    b->swiglu_clamp(got, x, u, 1.702f, 2.0f, n);
+    same("swiglu_clamp", set, n);
+    a->sigmoid(want, x, n);
+    b->sigmoid(got, x, n);
+    same("sigmoid", set, n);
+    a->mul(want, x, u, n);
+    b->mul(got, x, u, n);
+    same("mul", set, n);
+    a->add_scaled(want, x, 0.37f, n);
+    b->add_scaled(got, x, 0.37f, n);
+    same("add_scaled", set, n);
     a->exp_sub(want, x, 1.5f, n);
     b->exp_sub(got, x, 1.5f, n);
     same("exp_sub", set, n);
@@ -168,8 +183,36 @@ TEST(reference_is_the_formula) {
             double g = (double)x[k], t = tanh(sqrt(2 / M_PI) * (g + 0.044715 * g * g * g));
             near("gelu", want[k], 0.5 * g * (1 + t) * (double)u[k], 4, fabs(g * (double)u[k]) * 0x1p-22);
         }
+        for (uint32_t k = 0; k < n; k++) x[k] *= 3;
+        cpu_ref_row.swiglu_clamp(want, x, u, 1.702f, 2.0f, n);
+        for (uint32_t k = 0; k < n; k++) {
+            double g = fmin((double)x[k], 2), up = fmax(fmin((double)u[k], 2), -2);
+            near("swiglu_clamp", want[k], g / (1 + exp(-(double)(1.702f * (float)g))) * (up + 1), 8, 0);
+        }
+        memcpy(want, u, n * sizeof *u);
+        cpu_ref_row.add_scaled(want, x, 1.7f, n);
+        for (uint32_t k = 0; k < n; k++) CHECK(want[k] == (float)((double)x[k] * (double)1.7f + (double)u[k]));
         cpu_ref_row.softcap(want, x, 2.5f, n);
         for (uint32_t k = 0; k < n; k++) near("softcap", want[k], 2.5 * tanh((double)x[k] / 2.5), 7, 0);
+    }
+}
+
+TEST(layernorm_is_the_formula) {
+    for (uint32_t i = 0; i < n_lengths(); i++) {
+        const uint32_t n = length_at(i);
+        double sum = 0, squares = 0;
+        fill(x, n, 2.0f);
+        fill(w, n, 2.0f);
+        for (uint32_t k = 0; k < n; k++) x[k] += 1.0f;
+        for (uint32_t k = 0; k < n; k++) sum += (double)x[k];
+        for (uint32_t k = 0; k < n; k++) squares += ((double)x[k] - sum / n) * ((double)x[k] - sum / n);
+        cpu_ref_row.layernorm(want, x, w, n, 1e-2f);
+        double r = 1 / sqrt(squares / n + 1e-2f);
+        /* The mean is off by at most (n / 16 + 5) roundings of numbers up to 3, the rest as in rmsnorm. */
+        double mean_off = (n / 16.0 + 5) * 3 * 0x1p-24;
+        for (uint32_t k = 0; k < n; k++)
+            near("layernorm", want[k], ((double)x[k] - sum / n) * r * (double)w[k], n / 16.0 / 2 + 10,
+                 2 * r * mean_off * fabs((double)w[k]));
     }
 }
 

@@ -11,12 +11,14 @@ enum { NEIGHBOURS = 3, DRAWS = 14 };
 
 static const struct {
     tiny_model m;
-    uint32_t n_prompt; /* 600: beyond the window, two chunks of keys, many pages */
-    bool score;        /* logits of every prompt position */
+    uint32_t n_prompt;  /* 600: beyond the window, two chunks of keys, many pages */
+    bool score;         /* logits of every prompt position */
+    const char *folder; /* of tests/golden/tiny, instead of m */
 } models[] = {
     {{.arch = "llama", .types = {DTYPE_Q4_0, DTYPE_Q8_0, DTYPE_F32}, .n_types = 3, .embed = DTYPE_Q8_0, .d_ff = 96},
      600,
-     true},
+     true,
+     NULL},
     {{.arch = "gemma3",
       .window = 40,
       .types = {DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_BF16},
@@ -24,7 +26,8 @@ static const struct {
       .embed = DTYPE_F16,
       .n_layers = 3},
      600,
-     true},
+     true,
+     NULL},
     {{.arch = "llama",
       .types = {DTYPE_Q4_K, DTYPE_Q6_K},
       .n_types = 2,
@@ -39,7 +42,8 @@ static const struct {
       .n_vocab = 1100,
       .head = true},
      70,
-     false},
+     false,
+     NULL},
     {{.arch = "llama",
       .types = {DTYPE_Q5_K, DTYPE_Q2_K, DTYPE_IQ4_NL, DTYPE_Q5_1, DTYPE_IQ3_S, DTYPE_MXFP4, DTYPE_Q3_K},
       .n_types = 7,
@@ -51,7 +55,14 @@ static const struct {
       .d_k = 64,
       .n_layers = 1},
      70,
-     false},
+     false,
+     NULL},
+    {.folder = "mixtral", .n_prompt = 300, .score = true},
+    {.folder = "qwen3-moe-bf16", .n_prompt = 300, .score = true},
+    {.folder = "gpt-oss", .n_prompt = 300, .score = true},
+    {.folder = "llama4", .n_prompt = 300, .score = true},
+    {.folder = "deepseek-v2", .n_prompt = 300, .score = true},
+    {.folder = "deepseek-v3", .n_prompt = 300, .score = true},
 };
 enum { N_MODELS = sizeof models / sizeof models[0] };
 
@@ -74,7 +85,7 @@ static fl_engine_options random_engine(uint64_t *seed, const char *profile) {
     fl_engine_options o;
     fl_engine_options_init(&o);
     o.device = test_random_below(seed, 2) ? "sim" : "cpu";
-    o.cpu_isa = isa_of(test_random_below(seed, 8) != 0 ? 0 : 1);
+    o.cpu_isa = isa_of(test_random_below(seed, 8));
     o.compute = profile;
     o.n_threads = threads[test_random_below(seed, 5)];
     o.max_num_seqs = 4;
@@ -107,10 +118,20 @@ static void run_beside(transcript *t, fl_engine *e, fl_request_options o, uint32
     for (uint32_t i = 0; i < n; i++) run_read(&others[i]);
 }
 
+static fl_model *open_model(uint32_t index) {
+    char path[TINY_PATH_MAX];
+    fl_model *m;
+    fl_err err = {0};
+    if (!models[index].folder) return tiny_open(&models[index].m);
+    (void)snprintf(path, sizeof path, "tests/golden/tiny/%s", models[index].folder);
+    CHECKF(fl_model_open(&m, path, &err) == FL_OK, "%s", err.msg);
+    return m;
+}
+
 static void check_model(uint32_t index, const char *profile, uint64_t n_settings) {
     static transcript want, got;
     static uint32_t prompt[RUN_POSITIONS_MAX];
-    fl_model *m = tiny_open(&models[index].m);
+    fl_model *m = open_model(index);
     fl_model_info info;
     fl_model_info_init(&info);
     fl_model_get_info(m, &info);
@@ -163,6 +184,17 @@ BITS(1, bf16, 8)
 BITS(1, f32, 8)
 BITS(2, auto, 20)
 BITS(2, f32, 8)
+BITS(4, auto, 8)
+BITS(4, bf16, 4)
+BITS(5, auto, 8)
+BITS(6, auto, 8)
+BITS(6, bf16, 4)
+BITS(7, auto, 8)
+BITS(7, bf16, 4)
+BITS(8, auto, 8)
+BITS(8, bf16, 4)
+BITS(9, auto, 8)
+BITS(9, bf16, 4)
 
 /* The f32 profile and the default one compute nearly the same function: a check that profiles are wired up. */
 TEST(profiles_are_close) {

@@ -107,8 +107,9 @@ TEST(files_that_make_no_model) {
     } cases[] = {
         {{.arch = "gpt9"}, FL_EUNSUPPORTED, "gpt9"},
         {{.arch = "llama", .n_heads = 4, .n_kv_heads = 3}, FL_EFORMAT, "3 KV heads"},
-        {{.arch = "llama", .d_k = 12}, FL_EUNSUPPORTED, "12"},
-        {{.arch = "llama", .d_k = 520}, FL_EUNSUPPORTED, "520"},
+        {{.arch = "llama", .d_k = 12}, FL_OK, ""},
+        {{.arch = "llama", .d_k = 13}, FL_EUNSUPPORTED, "13"},
+        {{.arch = "llama", .d_k = 584}, FL_EUNSUPPORTED, "584"},
         {{.arch = "llama", .types = {DTYPE_NVFP4}, .d_ff = 128, .scale = NAN}, FL_EFORMAT, "blk.0.attn_q.scale"},
         {{.arch = "gemma3", .d_model = 96, .d_ff = 64, .n_layers = 1}, FL_OK, ""},
     };

@@ -4,6 +4,7 @@
 #include "base/sha256.h"
 #include "file/gguf.h"
 #include "file/gguf_write.h"
+#include "file/safetensors.h"
 #include "file/safetensors_write.h"
 #include "test.h"
 
@@ -219,6 +220,31 @@ TEST(safetensors_layout) {
     }
     CHECK(n + 8 + covered == b.len); /* and so, being apart, without a gap */
     json_decref(head);
+    base_buf_clear(&b);
+    file_safetensors_writer_clear(&w);
+}
+
+TEST(safetensors_are_read_back) {
+    file_safetensors_writer w = {0};
+    base_buf b = {0};
+    file_safetensors *s = NULL;
+    fl_err err;
+    fill();
+    write_tensors(&w);
+    CHECKF(file_safetensors_write_to_buf(&w, &b, &err) == FL_OK, "%s", err.msg);
+    CHECKF(file_safetensors_open_memory(&s, b.data, b.len, "written", &err) == FL_OK, "%s", err.msg);
+    CHECK(s && file_safetensors_n_tensors(s) == N_TENSORS);
+    for (size_t i = 0; s && i < N_TENSORS; i++) {
+        uint32_t at = file_safetensors_find(s, tensors[i].name);
+        CHECKF(at != UINT32_MAX, "%s is lost", tensors[i].name);
+        if (at == UINT32_MAX) continue;
+        const file_safetensors_tensor *t = file_safetensors_tensor_at(s, at);
+        CHECKF(strcmp(t->type, tensors[i].type) == 0 && t->n_dims == tensors[i].n_dims && t->bytes == bytes_of(i) &&
+                   memcmp(t->dims, tensors[i].dims, t->n_dims * sizeof *t->dims) == 0 &&
+                   memcmp(t->data, data + (i == 6 ? 0 : i * 64), t->bytes) == 0,
+               "%s", t->name);
+    }
+    file_safetensors_close(s);
     base_buf_clear(&b);
     file_safetensors_writer_clear(&w);
 }

@@ -45,7 +45,8 @@ static void computed(verifier *v, uint32_t group, graph_value x, bool reads_insi
 static void verify_group(verifier *v, uint32_t i) {
     const graph_plan *p = v->p;
     const graph_group *g = &p->groups[i];
-    if (g->n_main == 0 || (g->n_main > 1 && g->main != OP_MATMUL)) v->wrong = "a wrong number of mains";
+    const bool products = g->main == OP_MATMUL || g->main == OP_EXPERT_MATMUL;
+    if (g->n_main == 0 || (g->n_main > 1 && !products)) v->wrong = "a wrong number of mains";
     for (uint32_t k = 0; k < g->n_pre; k++) {
         if (op_get(p->g->nodes[g->pre[k]].op)->kind == OP_KIND_MAIN) v->wrong = "a main op as prologue";
         if (p->g->nodes[g->pre[k]].rows != g->rows) v->wrong = "a prologue over other rows";
@@ -56,9 +57,9 @@ static void verify_group(verifier *v, uint32_t i) {
     for (uint32_t k = 0; k < g->n_main; k++) {
         const graph_node *n = &p->g->nodes[g->mains[k]];
         if (n->op != g->main || n->rows != g->rows) v->wrong = "mains differ";
-        if (g->main == OP_MATMUL &&
-            (n->in[0] != p->g->nodes[g->mains[0]].in[0] ||
-             p->g->weights[n->weight].compute != p->g->weights[p->g->nodes[g->mains[0]].weight].compute))
+        if (products && (n->in[0] != p->g->nodes[g->mains[0]].in[0] ||
+                         (g->main == OP_EXPERT_MATMUL && n->in[1] != p->g->nodes[g->mains[0]].in[1]) ||
+                         p->g->weights[n->weight].compute != p->g->weights[p->g->nodes[g->mains[0]].weight].compute))
             v->wrong = "merged products of different inputs";
         computed(v, i, g->mains[k], g->n_pre > 0);
     }
@@ -90,20 +91,24 @@ static uint32_t last_reader(const graph_plan *p, graph_value x) {
     return last;
 }
 
+static size_t rows_of(const graph_plan *p, graph_value x) {
+    const size_t t = p->ranges.tokens;
+    const graph_rows rows = p->g->nodes[x].rows;
+    return rows == GRAPH_ROWS_T ? t : rows == GRAPH_ROWS_TK ? t * p->g->top_k : p->ranges.rows;
+}
+
 static const char *verify_places(const graph_plan *p) {
     const graph *g = p->g;
     uint32_t last[2000];
     for (graph_value a = 0; a < g->n_nodes; a++) last[a] = p->stored[a] ? last_reader(p, a) : 0;
     for (graph_value a = 0; a < g->n_nodes; a++) {
         if (!p->stored[a]) continue;
-        size_t rows = g->nodes[a].rows == GRAPH_ROWS_T ? p->ranges.tokens : p->ranges.rows,
-               bytes = rows * g->nodes[a].cols * sizeof(float);
+        size_t bytes = rows_of(p, a) * g->nodes[a].cols * sizeof(float);
         if (p->group_of[a] == GRAPH_NONE || p->offset[a] % 64 || p->offset[a] + bytes > p->arena_bytes)
             return "a place outside the arena";
         for (graph_value b = 0; b < a; b++) {
             if (!p->stored[b] || last[a] < p->group_of[b] || last[b] < p->group_of[a]) continue;
-            size_t b_rows = g->nodes[b].rows == GRAPH_ROWS_T ? p->ranges.tokens : p->ranges.rows;
-            if (p->offset[a] < p->offset[b] + b_rows * g->nodes[b].cols * sizeof(float) &&
+            if (p->offset[a] < p->offset[b] + rows_of(p, b) * g->nodes[b].cols * sizeof(float) &&
                 p->offset[b] < p->offset[a] + bytes)
                 return "two places overlap while both are needed";
         }
@@ -162,14 +167,14 @@ TEST(random_graphs) {
 
 /* ---- families ---- */
 
-static void family_plan(const tiny_model *m, graph **g, graph_plan **p, model_config *c, file_gguf **f) {
+static void family_plan(const tiny_model *m, graph **g, graph_plan **p, model_config *c, model_source **f) {
     char path[TINY_PATH_MAX];
     fl_err err;
     tiny_write(m, path);
-    CHECKF(file_gguf_open(f, path, &err) == FL_OK, "%s", err.msg);
+    CHECKF(model_source_open(f, path, &err) == FL_OK, "%s", err.msg);
     (void)remove(path);
     CHECKF(model_configure(c, *f, &err) == FL_OK, "%s", err.msg);
-    CHECKF(model_build(g, c, *f, COMPUTE_AUTO, &err) == FL_OK, "%s", err.msg);
+    CHECKF(model_build(g, c, *f, c->context_length, COMPUTE_AUTO, &err) == FL_OK, "%s", err.msg);
     CHECK(graph_plan_open(p, *g, ranges, 2, &err) == FL_OK);
 }
 
@@ -177,7 +182,7 @@ static void check_family(const tiny_model *m, const char *const *want, uint32_t 
     graph *g;
     graph_plan *p;
     model_config c;
-    file_gguf *f;
+    model_source *f;
     family_plan(m, &g, &p, &c, &f);
     CHECK(verify_plan(p) == NULL);
     for (uint32_t i = 0; i < p->n_groups && i < n_want; i++) {
@@ -189,7 +194,7 @@ static void check_family(const tiny_model *m, const char *const *want, uint32_t 
     check_levels(g, 0);
     graph_plan_close(p);
     graph_close(g);
-    file_gguf_close(f);
+    model_source_close(f);
 }
 
 TEST(llama_groups) {
@@ -230,7 +235,7 @@ static graph *small_graph(graph_value *t, graph_value *r, uint32_t w[3]) {
     w[0] = graph_add_weight(g, &(graph_weight){.name = "embed", .n = 10, .k = 16});
     w[1] = graph_add_weight(g, &(graph_weight){.name = "square", .n = 16, .k = 16});
     w[2] = graph_add_weight(g, &(graph_weight){.name = "vector", .n = 1, .k = 8});
-    (void)graph_add_rope(g, &(graph_rope){16, true, freqs});
+    (void)graph_add_rope(g, &(graph_rope){.d = 16, .half = true, .scale = 1, .inv_freq = freqs});
     *t = graph_embed(g, w[0], "t");
     *r = graph_rows_wanted(g, *t, "r");
     CHECK(graph_failed(g, NULL) == FL_OK);

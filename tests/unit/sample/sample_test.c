@@ -183,6 +183,25 @@ TEST(greedy_takes_the_lowest_of_equals) {
         }
 }
 
+TEST(padding_rows_are_never_drawn) {
+    uint64_t seed = 9;
+    for (uint32_t i = 0; i < 300; i++) logits[i] = i < 260 ? test_random_float(&seed) : 50.0f;
+    for (uint32_t i = 0; i < 50; i++) {
+        sample_params s = greedy;
+        s.n_ids = 260;
+        s.n_top = 1;
+        s.temperature = i ? 1.0f : 0;
+        s.position = i;
+        sample_result r = sample(&s, 300);
+        CHECKF(r.token < 260, "%u was drawn", r.token);
+        CHECK(r.top[0].id == 260); /* what the model says is still told */
+    }
+    for (uint32_t i = 0; i < 260; i++) logits[i] = -__builtin_inff();
+    sample_params s = greedy;
+    s.n_ids = 260;
+    CHECK(sample(&s, 300).bad);
+}
+
 TEST(rows_that_are_not_numbers_are_bad) {
     for (uint32_t at = 0; at < 40; at++)
         for (int kind = 0; kind < 4; kind++) {

@@ -111,6 +111,7 @@ TEST(sincos_within_one_ulp) {
 #undef TENSOR_VMATH_H
 #define vf            wide
 #define vi            wide_int
+#define vb            wide_mask
 #define vf_of         wide_of
 #define vi_of         wide_int_of
 #define vf_fma        wide_fma

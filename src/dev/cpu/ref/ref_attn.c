@@ -194,6 +194,7 @@ static void attn(cpu_attn *a, void *scratch) {
 }
 
 const cpu_attn_kernels cpu_ref_attn = {
+    .rows = 8,
     .kv_bytes = kv_bytes,
     .kv_write = kv_write,
     .attn_scratch = attn_scratch,

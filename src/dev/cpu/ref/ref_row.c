@@ -8,6 +8,9 @@
  *     silu_mul       (g * sigmoid(g)) * u
  *     gelu_tanh_mul  ((0.5 g) * (1 + tanh(sqrt(2/pi) * fma(0.044715, (g * g) * g, g)))) * u
  *     softcap        cap * tanh(x / cap)
+ *     layernorm      mean = sum / n, v = sum of (x - mean)^2 by fma: ((x - mean) * (1 / sqrt(v / n + eps))) * w
+ *     swiglu_clamp   g = min(g, limit), u = min(max(u, -limit), limit): (g * sigmoid(alpha * g)) * (u + 1)
+ *     add_scaled     fma(s, x, y)
  *     exp_sub        exp(x - sub)
  *     logsumexp      per chunk of 1,024: m = max, l = 16-lane sum of exp(x - m);
  *                    fold M = max(m1, m2), l = (l1 * exp(m1 - M)) + (l2 * exp(m2 - M)); M + log(l)
@@ -51,6 +54,36 @@ static void gelu_tanh_mul(float *y, const float *gate, const float *up, uint32_t
 
 static void softcap(float *y, const float *x, float cap, uint32_t n) {
     for (uint32_t k = 0; k < n; k++) y[k] = cap * vm_tanh(x[k] / cap);
+}
+
+static void layernorm(float *y, const float *x, const float *w, uint32_t n, float eps) {
+    float lane[16] = {0}, square[16] = {0};
+    for (uint32_t k = 0; k < n; k++) lane[k % 16] = lane[k % 16] + x[k];
+    float mean = ref_sum16(lane) / (float)n;
+    for (uint32_t k = 0; k < n; k++) square[k % 16] = vf_fma(x[k] - mean, x[k] - mean, square[k % 16]);
+    float r = 1.0f / sqrtf(ref_sum16(square) / (float)n + eps);
+    for (uint32_t k = 0; k < n; k++) y[k] = ((x[k] - mean) * r) * w[k];
+}
+
+/* A NaN stays one: it is not less than the limit, nor more. */
+static void swiglu_clamp(float *y, const float *gate, const float *up, float alpha, float limit, uint32_t n) {
+    for (uint32_t k = 0; k < n; k++) {
+        float g = limit < gate[k] ? limit : gate[k], u = up[k] < -limit ? -limit : up[k];
+        u = limit < u ? limit : u;
+        y[k] = (g * vm_sigmoid(alpha * g)) * (u + 1.0f);
+    }
+}
+
+static void sigmoid(float *y, const float *x, uint32_t n) {
+    for (uint32_t k = 0; k < n; k++) y[k] = vm_sigmoid(x[k]);
+}
+
+static void mul(float *y, const float *a, const float *b, uint32_t n) {
+    for (uint32_t k = 0; k < n; k++) y[k] = a[k] * b[k];
+}
+
+static void add_scaled(float *y, const float *x, float s, uint32_t n) {
+    for (uint32_t k = 0; k < n; k++) y[k] = vf_fma(s, x[k], y[k]);
 }
 
 static void exp_sub(float *y, const float *x, float sub, uint32_t n) {
@@ -109,6 +142,11 @@ const cpu_row_kernels cpu_ref_row = {
     .silu_mul = silu_mul,
     .gelu_tanh_mul = gelu_tanh_mul,
     .softcap = softcap,
+    .layernorm = layernorm,
+    .swiglu_clamp = swiglu_clamp,
+    .sigmoid = sigmoid,
+    .mul = mul,
+    .add_scaled = add_scaled,
     .exp_sub = exp_sub,
     .rope_table = rope_table,
     .rope = rope,

@@ -21,7 +21,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { LANES = VMATH_LANES, PAGE = CPU_PAGE_TOKENS, BLOCK_PAIRS = 16, ROWS = 4, VECS = 4, FAR_KEYS = 4096 };
+enum { LANES = VMATH_LANES, PAGE = CPU_PAGE_TOKENS, BLOCK_PAIRS = 16, ROWS = 4, TILE = 8, VECS = 4, FAR_KEYS = 4096 };
 
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
@@ -198,9 +198,9 @@ static void chain_1(const product *g) {
 static void product_rows(product g, uint32_t n_rows, bool f32) {
     static void (*const kernel[2][ROWS])(const product *) = {{pairs_1, pairs_2, pairs_3, pairs_4},
                                                              {chain_1, chain_2, chain_3, chain_4}};
-    static const uint8_t take[CPU_ATTN_ROWS + 1] = {0, 1, 2, 3, 4, 3, 3, 4, 4};
+    static const uint8_t take[TILE + 1] = {0, 1, 2, 3, 4, 3, 3, 4, 4};
     while (n_rows > 0) {
-        uint32_t n = take[n_rows];
+        uint32_t n = take[n_rows < TILE ? n_rows : TILE];
         kernel[f32][n - 1](&g);
         g.a += n * g.a_stride;
         g.y += n * g.y_stride;
@@ -458,6 +458,7 @@ static void attn(cpu_attn *a, void *scratch) {
 }
 
 const cpu_attn_kernels cpu_avx2_attn = {
+    .rows = TILE,
     .kv_bytes = kv_bytes,
     .kv_write = kv_write,
     .attn_scratch = attn_scratch,

@@ -1,10 +1,9 @@
 /* dev/cpu/x86/avx2_pack.c - the packed q8 formats: from the file's rows to tiles, and from tiles to panels.
  *
- * Packing goes row by row: a row's 4-byte pieces land 64 bytes apart, and the 16 rows of
- * a tile meet in the first-level cache, so that any range of rows costs the same. Only
- * integers are moved: the thread's rounding and flush modes do not matter.
+ * Packing goes row by row, with the pieces of q_rows.h.
  */
 #include "dev/cpu/x86/avx2_matmul.h"
+#include "dev/cpu/x86/q_rows.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -12,24 +11,6 @@
 static __m128i load16(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)(const void *)p); }
 static __m256i load32(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
 static void store32(uint8_t *p, __m256i v) { _mm256_store_si256((__m256i *)(void *)p, v); }
-
-/* 16 bytes whose low nibbles are codes 0..15 and high nibbles codes 16..31, as row r. */
-static void nibbles_put(uint8_t *group, uint32_t r, const uint8_t *q) {
-    for (uint32_t j = 0; j < 4; j++) memcpy(group + 64 * j + 4 * r, q + 4 * j, 4);
-}
-
-/* K-quants keep 64 codes in 32 bytes; this gathers the 32 of the low or of the high nibbles. */
-static void nibbles_put_k(uint8_t *group, uint32_t r, const uint8_t *q, bool high) {
-    const __m128i mask = _mm_set1_epi8(15);
-    __m128i a = load16(q), b = load16(q + 16);
-    if (high) a = _mm_srli_epi16(a, 4), b = _mm_srli_epi16(b, 4);
-    a = _mm_or_si128(_mm_and_si128(a, mask), _mm_slli_epi16(_mm_and_si128(b, mask), 4));
-    uint8_t out[16];
-    _mm_storeu_si128((__m128i *)(void *)out, a);
-    nibbles_put(group, r, out);
-}
-
-static void half_put(uint8_t *halves, uint32_t r, const uint8_t *h) { memcpy(halves + 2 * r, h, 2); }
 
 static void q4_0_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
     for (uint32_t g = 0; g < n_groups; g++, tile += 288, row += 18) {
@@ -44,23 +25,6 @@ static void q4_1_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_
         half_put(tile + 256, r, row);
         half_put(tile + 288, r, row + 2);
     }
-}
-
-/* Byte i of the result: bits i, i + 4, i + 8 .. of h. */
-static uint32_t bits_by_4(uint32_t h) {
-    uint32_t out = 0;
-    for (uint32_t i = 0; i < 4; i++) {
-        uint32_t b = (h >> i) & 0x11111111;
-        b = (b | b >> 3) & 0x03030303;
-        b = (b | b >> 6) & 0x000f000f;
-        out |= ((b | b >> 12) & 0xff) << (8 * i);
-    }
-    return out;
-}
-
-static void plane5_put(uint8_t *plane, uint32_t r, uint32_t bits) {
-    bits = bits_by_4(bits);
-    memcpy(plane + 4 * r, &bits, sizeof bits);
 }
 
 static void q5_0_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
@@ -91,12 +55,6 @@ static void q8_0_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_
     }
 }
 
-/* Sub-scale and minimum t of Q4_K and Q5_K from their 12 bytes: 16 sub-scales, then 16 minima. */
-static void k_scale_put(uint8_t *scales, uint32_t r, const uint8_t *s, uint32_t t) {
-    scales[r] = (uint8_t)(t < 4 ? s[t] & 63 : (s[t + 4] & 15) | (s[t - 4] >> 6) << 4);
-    scales[16 + r] = (uint8_t)(t < 4 ? s[t + 4] & 63 : (s[t + 4] >> 4) | (s[t] >> 6) << 4);
-}
-
 static void q4_k_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_groups) {
     for (uint32_t g = 0; g < n_groups; g += AVX2_SUPER, row += 144) {
         half_put(tile, r, row);
@@ -114,11 +72,9 @@ static void q5_k_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_
         half_put(tile, r, row);
         half_put(tile + 32, r, row + 2);
         tile += 64;
-        const __m256i fifth = load32(row + 16); /* bit t of byte i: of element i of group t */
         for (uint32_t t = 0; t < AVX2_SUPER; t++, tile += 352) {
-            const __m256i top = _mm256_sll_epi16(fifth, _mm_cvtsi32_si128((int)(7 - t)));
             nibbles_put_k(tile, r, row + 48 + 32 * (t / 2), t % 2 != 0);
-            plane5_put(tile + 256, r, (uint32_t)_mm256_movemask_epi8(top));
+            plane5_put(tile + 256, r, bits_of(row + 16, t));
             k_scale_put(tile + 320, r, row + 4, t);
         }
     }
@@ -131,14 +87,8 @@ static void q6_k_pack(uint8_t *tile, uint32_t r, const uint8_t *row, uint32_t n_
         for (uint32_t t = 0; t < AVX2_SUPER; t++, tile += 416) {
             const uint32_t n = t / 4, j = t % 4;
             nibbles_put_k(tile, r, row + 64 * n + 32 * (j & 1), j >= 2);
-            uint32_t d[8];
-            memcpy(d, row + 128 + 32 * n, sizeof d);
-            for (uint32_t i = 0; i < 8; i++) d[i] = (d[i] >> (2 * j)) & 0x03030303;
-            for (uint32_t c = 0; c < 2; c++) {
-                const uint32_t plane = d[4 * c] | d[4 * c + 1] << 2 | d[4 * c + 2] << 4 | d[4 * c + 3] << 6;
-                memcpy(tile + 256 + 64 * c + 4 * r, &plane, sizeof plane);
-                tile[384 + 16 * c + r] = row[192 + 2 * t + c];
-            }
+            plane6_put(tile + 256, r, row + 128 + 32 * n, j);
+            for (uint32_t c = 0; c < 2; c++) tile[384 + 16 * c + r] = row[192 + 2 * t + c];
         }
     }
 }

@@ -78,6 +78,44 @@ static void softcap(float *y, const float *x, float cap, uint32_t n) {
     for (uint32_t k = 0; k < n; k += LANES) give(y + k, n - k, c * vm_tanh(take(x + k, n - k) / c));
 }
 
+/* Lanes behind the end of the row must stay 0 in the sum of squares: they would add the mean's. */
+static void layernorm(float *y, const float *x, const float *w, uint32_t n, float eps) {
+    vf sum[2] = {vf_of(0.0f), vf_of(0.0f)}, square[2] = {vf_of(0.0f), vf_of(0.0f)};
+    for (uint32_t k = 0, i = 0; k < n; k += LANES, i ^= 1) sum[i] = sum[i] + take(x + k, n - k);
+    const vf mean = vf_of(vf_sum16(sum[0], sum[1]) / (float)n);
+    for (uint32_t k = 0, i = 0; k < n; k += LANES, i ^= 1) {
+        vf d = take(x + k, n - k) - mean;
+        if (n - k < LANES) d = vf_pick(vi_first(n - k), d, vf_of(0.0f));
+        square[i] = vf_fma(d, d, square[i]);
+    }
+    const vf r = vf_of(1.0f / sqrtf(vf_sum16(square[0], square[1]) / (float)n + eps));
+    for (uint32_t k = 0; k < n; k += LANES) give(y + k, n - k, ((take(x + k, n - k) - mean) * r) * take(w + k, n - k));
+}
+
+static void swiglu_clamp(float *y, const float *gate, const float *up, float alpha, float limit, uint32_t n) {
+    const vf high = vf_of(limit), low = -high;
+    for (uint32_t k = 0; k < n; k += LANES) {
+        vf g = take(gate + k, n - k), u = take(up + k, n - k);
+        g = vf_pick(vf_less(high, g), high, g);
+        u = vf_pick(vf_less(u, low), low, u);
+        u = vf_pick(vf_less(high, u), high, u);
+        give(y + k, n - k, (g * vm_sigmoid(vf_of(alpha) * g)) * (u + vf_of(1.0f)));
+    }
+}
+
+static void sigmoid(float *y, const float *x, uint32_t n) {
+    for (uint32_t k = 0; k < n; k += LANES) give(y + k, n - k, vm_sigmoid(take(x + k, n - k)));
+}
+
+static void mul(float *y, const float *a, const float *b, uint32_t n) {
+    for (uint32_t k = 0; k < n; k += LANES) give(y + k, n - k, take(a + k, n - k) * take(b + k, n - k));
+}
+
+static void add_scaled(float *y, const float *x, float s, uint32_t n) {
+    for (uint32_t k = 0; k < n; k += LANES)
+        give(y + k, n - k, vf_fma(vf_of(s), take(x + k, n - k), take(y + k, n - k)));
+}
+
 static void exp_sub(float *y, const float *x, float sub, uint32_t n) {
     const vf s = vf_of(sub);
     for (uint32_t k = 0; k < n; k += LANES) give(y + k, n - k, vm_exp(take(x + k, n - k) - s));
@@ -175,6 +213,11 @@ const cpu_row_kernels cpu_avx2_row = {
     .silu_mul = silu_mul,
     .gelu_tanh_mul = gelu_tanh_mul,
     .softcap = softcap,
+    .layernorm = layernorm,
+    .swiglu_clamp = swiglu_clamp,
+    .sigmoid = sigmoid,
+    .mul = mul,
+    .add_scaled = add_scaled,
     .exp_sub = exp_sub,
     .rope_table = rope_table,
     .rope = rope,

@@ -12,6 +12,7 @@
 
 typedef float vf __attribute__((vector_size(32)));
 typedef uint32_t vi __attribute__((vector_size(32)));
+typedef vi vb; /* all ones or 0 */
 
 static inline vf vf_of(float f) { return _mm256_set1_ps(f); }
 static inline vi vi_of(uint32_t u) { return (vi)_mm256_set1_epi32((int)u); }
@@ -22,8 +23,8 @@ static inline vi vf_bits(vf x) { return (vi)x; }
 static inline vf vi_bits(vi i) { return (vf)i; }
 static inline vi vi_sra(vi i, int n) { return (vi)_mm256_srai_epi32((__m256i)i, n); }
 static inline vf vi_float(vi i) { return _mm256_cvtepi32_ps((__m256i)i); }
-static inline vi vf_less(vf a, vf b) { return (vi)_mm256_cmp_ps(a, b, _CMP_LT_OQ); }
-static inline vf vf_pick(vi m, vf a, vf b) { return _mm256_blendv_ps(b, a, (vf)m); }
+static inline vb vf_less(vf a, vf b) { return (vi)_mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+static inline vf vf_pick(vb m, vf a, vf b) { return _mm256_blendv_ps(b, a, (vf)m); }
 
 #include "tensor/vmath.h"
 
@@ -31,7 +32,7 @@ static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void vf_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
 
 /* The lanes below n, 0 <= n: of 0 to 7 elements at the end of a row. */
-static inline vi vi_first(uint32_t n) {
+static inline vb vi_first(uint32_t n) {
     const vi lane = {0, 1, 2, 3, 4, 5, 6, 7};
     return (vi)_mm256_cmpgt_epi32((__m256i)vi_of(n), (__m256i)lane);
 }

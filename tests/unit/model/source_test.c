@@ -1,0 +1,111 @@
+#include "base/json.h"
+#include "base/mem.h"
+#include "model/model.h"
+#include "test.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A folder of no tensors and this configuration. */
+static model_source *open_config(const char *config) {
+    static const char empty[] = "\2\0\0\0\0\0\0\0{}";
+    file_safetensors *w;
+    model_source *s;
+    fl_err err;
+    CHECK(file_safetensors_open_memory(&w, empty, 10, "x", &err) == FL_OK);
+    CHECKF(model_source_open_parts(&s, w, config, strlen(config), &err) == FL_OK, "%s: %s", config, err.msg);
+    return s;
+}
+
+/* Recorded in fp32: base^x with x rounded costs ln(base) 2^-24 = 7e-7, the blends a few roundings more. */
+static void check_rope(const json_t *c) {
+    char *config = json_dumps(json_object_get(c, "config"), 0);
+    const char *name = json_string_value(json_object_get(c, "name"));
+    model_source *s = open_config(config);
+    model_rope r;
+    fl_err err;
+    CHECKF(model_rope_read(&r, s, NULL, 24, 512, &err) == FL_OK, "%s: %s", name, err.msg);
+    float inv_freq[MODEL_ROPE_PAIRS_MAX], scale;
+    model_rope_compute(&r, (uint32_t)json_integer_value(json_object_get(c, "max_len")), inv_freq, &scale);
+    const json_t *want = json_object_get(c, "inv_freq");
+    CHECK(r.d == 24 && json_array_size(want) == 12);
+    for (size_t i = 0; i < 12; i++) {
+        double w = json_number_value(json_array_get(want, i));
+        CHECKF(fabs((double)inv_freq[i] - w) <= 4e-6 * w, "%s: pair %zu: %.9g, recorded %.9g", name, i,
+               (double)inv_freq[i], w);
+    }
+    double w = json_number_value(json_object_get(c, "scale"));
+    CHECKF(fabs((double)scale - w) < 1e-7 * w, "%s: scale %.9g, recorded %.9g", name, (double)scale, w);
+    model_source_close(s);
+    (free)(config); /* jansson took it from the C library */
+}
+
+TEST(rope_frequencies_match_recorded_ones) {
+    size_t n, i;
+    fl_err err;
+    json_t *root, *c;
+    char *text = test_read_file("tests/golden/rope/rope.json", &n);
+    CHECK(text != NULL);
+    if (!text) return;
+    CHECKF(base_json_read(&root, text, n, "rope.json", 0, &err) == FL_OK, "%s", err.msg);
+    const json_t *cases = json_object_get(root, "cases");
+    CHECK(json_array_size(cases) == 10);
+    json_array_foreach((json_t *)cases, i, c) check_rope(c);
+    json_decref(root);
+    free(text);
+}
+
+TEST(keys_are_found_where_they_may_stand) {
+    model_source *s = open_config("{\"a\":1,\"b\":null,\"deep\":{\"er\":{\"x\":2.5}},\"list\":[1,2.5],"
+                                  "\"text_config\":{\"a\":3,\"t\":\"word\"},\"flag\":true}");
+    uint32_t u;
+    double f, list[2];
+    bool flag;
+    char text[64];
+    fl_err err;
+    CHECK(model_get_u32(s, "x", "a", &u, &err) == FL_OK && u == 3); /* the text's part comes first */
+    CHECK(!model_source_has(s, "b", "b") && model_source_has(s, NULL, "deep.er.x") &&
+          !model_source_has(s, NULL, "deep.no.x"));
+    CHECK(model_get_u32(s, NULL, "b", &u, &err) == FL_EFORMAT && strstr(err.msg, "config.json: b is missing"));
+    CHECK(model_get_u32_or(s, NULL, "b", 7, &u, &err) == FL_OK && u == 7);
+    CHECK(model_get_f64(s, NULL, "deep.er.x", &f, &err) == FL_OK && f == 2.5);
+    CHECK(model_get_f64(s, NULL, "a", &f, &err) == FL_OK && f == 3);
+    CHECK(model_get_u32(s, NULL, "deep.er.x", &u, &err) == FL_EFORMAT && strstr(err.msg, "2.5 was found"));
+    CHECK(model_get_bool_or(s, NULL, "flag", false, &flag, &err) == FL_OK && flag);
+    CHECK(model_get_text(s, NULL, "t", text, &err) == FL_OK && strcmp(text, "word") == 0);
+    CHECK(model_list_f64(s, "list", 2, list, &err) == FL_OK && list[0] == 1 && list[1] == 2.5);
+    CHECK(model_list_f64(s, "list", 3, list, &err) == FL_EFORMAT && strstr(err.msg, "it has 2"));
+    model_source_close(s);
+}
+
+static fl_status open_and_build(const char *folder, fl_err *err) {
+    static model_config c;
+    model_source *s;
+    graph *g;
+    fl_status st = model_source_open(&s, folder, err);
+    if (st != FL_OK) return st;
+    st = model_configure(&c, s, err);
+    if (st == FL_OK) st = model_build(&g, &c, s, c.context_length, COMPUTE_AUTO, err);
+    if (st == FL_OK) graph_close(g);
+    model_source_close(s);
+    return st;
+}
+
+TEST(every_allocation_may_fail) {
+    json_set_alloc_funcs(base_malloc, base_free); /* as the program does */
+    size_t held = base_mem_bytes();
+    uint64_t n = 1;
+    for (; n < 10000; n++) {
+        fl_err err;
+        base_mem_fail_at(n);
+        fl_status st = open_and_build("tests/golden/tiny/gemma2", &err);
+        bool hit = base_mem_failed();
+        base_mem_fail_at(0);
+        CHECKF(hit ? st == FL_ENOMEM : st == FL_OK, "allocation %llu: %s", (unsigned long long)n, err.msg);
+        CHECKF(base_mem_bytes() == held, "allocation %llu leaks", (unsigned long long)n);
+        if (!hit) break;
+    }
+    CHECKF(n > 100 && n < 10000, "%llu allocations", (unsigned long long)n);
+}
