@@ -82,7 +82,7 @@ $B/hello: examples/hello.c $B/libflambeau.a
 
 # cmd/ and serve/ are not in the library: their tests link the parts that need no model.
 $B/tests/serve/http_test: $B/src/serve/head.o $B/src/serve/http.o
-$B/tests/cmd/cmd_test: $B/src/cmd/input.o $B/src/cmd/json.o $B/src/cmd/options.o $B/src/cmd/out.o
+$B/tests/cmd/cmd_test: $B/src/cmd/input.o $B/src/cmd/json.o $B/src/cmd/memory.o $B/src/cmd/modules.o $B/src/cmd/options.o $B/src/cmd/out.o
 
 test-programs: $(TESTS) all
 $B/tests/%: tests/unit/%.c tests/test.h tests/test.c $B/libflambeau.a

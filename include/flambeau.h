@@ -62,18 +62,51 @@ FL_API void fl_model_close(fl_model *m); /* accepts NULL */
 
 typedef struct {
     size_t size;
-    const char *architecture, *name, *license, *tokenizer; /* "" when the file does not say; owned by the model */
-    const char *weight_types;                              /* "Q4_1, F32, Q8_0": most elements first */
+    const char *architecture, *name,
+        *license;             /* "" when the file does not say; owned by the model, as all texts here */
+    const char *tokenizer;    /* "gpt2, smollm" (kind, splitter), or the kind of its file ("tekken.json"); "": none */
+    const char *weight_types; /* "Q4_1, F32, Q8_0": most elements first */
     uint64_t n_params, file_bytes;
     uint32_t n_vocab, n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff;
     uint32_t context_length; /* positions the model was trained for */
     bool has_tokenizer, has_chat_template, add_bos;
     uint32_t n_stop; /* tokens that end an answer */
     uint32_t stop[8];
+    uint32_t n_tok_vocab, n_special;         /* tokens of the tokenizer, and how many of them are control tokens */
+    uint32_t bos_id, eos_id, unk_id, pad_id; /* UINT32_MAX: none */
+    uint32_t n_tensors, n_files;
 } fl_model_info;
 
 FL_API void fl_model_info_init(fl_model_info *info);
 FL_API void fl_model_get_info(const fl_model *m, fl_model_info *info);
+
+typedef struct {
+    size_t size;
+    const char *name, *type; /* "blk.0.attn_q.weight", "Q4_K" */
+    uint64_t n_elems, n_bytes;
+} fl_tensor_info;
+
+/* Tensor index of the file; false beyond the last. info->size must be set. */
+FL_API bool fl_model_get_tensor(const fl_model *m, uint32_t index, fl_tensor_info *info);
+/* Path and size of file index of the model (a split one has several); NULL beyond the last. */
+FL_API const char *fl_model_get_file(const fl_model *m, uint32_t index, uint64_t *bytes);
+
+enum { FL_LAYERS_MAX = 512 };
+
+/* What running a model takes. */
+typedef struct {
+    size_t size;
+    const char *profile, *kv_cache_dtype; /* those of "auto" */
+    uint64_t weight_bytes;                /* in the file's types; a device may pack them a little wider */
+    uint64_t cache_bytes;                 /* for one request of the positions asked about */
+    uint32_t n_layers;                    /* with attention */
+    uint32_t layer_window[FL_LAYERS_MAX]; /* positions a layer sees; 0: all */
+} fl_model_needs;
+
+FL_API void fl_model_needs_init(fl_model_needs *needs);
+/* Reads the header only. Errors: why no engine can be opened on the model, as fl_engine_open(); then nothing is told. */
+FL_API FL_CHECKED fl_status fl_model_get_needs(const fl_model *m, uint32_t n_positions, fl_model_needs *needs,
+                                               fl_err *err);
 
 /* ---- text ------------------------------------------------------------------------------------------------------ */
 

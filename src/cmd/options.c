@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 typedef enum {
     KIND_FLAG,  /* bool */
@@ -130,6 +132,7 @@ static const option options[] = {
     {"print-plan", 0, KIND_FLAG, ENGINE, AT(print_plan), 0, 0, NULL, "show the compiled plan on stderr first"},
     {"offline", 0, KIND_FLAG, ALL & ~(CMD_LIST | CMD_RM), AT(offline), 0, 0, NULL,
      "fetch nothing: only what is in the caches (or HF_HUB_OFFLINE=1)"},
+    {"yes", 'y', KIND_FLAG, CMD_RM, AT(yes), 0, 0, NULL, "do not ask"},
     {"json", 0, KIND_FLAG, ALL & ~(CMD_RM | CMD_CHAT | CMD_SERVE), AT(json), 0, 0, NULL, "one JSON object on stdout"},
     {"help", 'h', KIND_FLAG, ALL, AT(help), 0, 0, NULL, "this text"},
 };
@@ -379,6 +382,32 @@ bool cmd_options_next(unsigned command, uint32_t *at, cmd_option_view *out) {
     return false;
 }
 
+static size_t help_width(void) {
+    struct winsize size;
+    bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 40;
+    return !known ? 80 : size.ws_col > 110 ? 110 : size.ws_col;
+}
+
+/* Prints words, broken before the terminal's last column; at: columns already printed of the first line, indent: of the
+ * others. A newline in the text is a blank, an empty line a new paragraph. */
+static void print_wrapped(const char *text, size_t at, size_t indent) {
+    size_t width = help_width();
+    for (bool first = true; *text; first = false) {
+        bool paragraph = strncmp(text, "\n\n", 2) == 0;
+        text += strspn(text, " \n");
+        size_t n = strcspn(text, " \n");
+        bool breaks = paragraph || (!first && at + 1 + n >= width);
+        if (breaks)
+            printf("%s%*s", paragraph ? "\n\n" : "\n", (int)indent, "");
+        else if (!first)
+            printf(" ");
+        at = breaks ? indent + n : at + !first + n;
+        printf("%.*s", (int)n, text);
+        text += n;
+    }
+    printf("\n");
+}
+
 static void print_options(const cmd_command *command, bool of_engine) {
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const option *o = &options[i];
@@ -387,14 +416,18 @@ static void print_options(const cmd_command *command, bool of_engine) {
         snprintf(left, sizeof left, "%c%c%s%s%s%s%s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
                  o->letter && o->name ? ", " : "  ", o->name ? "--" : "", o->name ? o->name : "", o->value ? " " : "",
                  o->value ? o->value : "");
-        printf("  %-28s %s\n", left, o->help);
+        int at = printf("  %-28s ", left);
+        print_wrapped(o->help, (size_t)at, 31);
     }
 }
 
 void cmd_options_help(const cmd_command *command) {
     printf("flambeau %s %s%s[OPTIONS]\n\n%s\n", command->name, command->arguments, *command->arguments ? " " : "",
            command->summary);
-    if (command->text) printf("\n%s\n", command->text);
+    if (command->text) {
+        printf("\n");
+        print_wrapped(command->text, 0, 0);
+    }
     printf("\nOptions:\n");
     print_options(command, false);
     if (command->bit & ENGINE) {

@@ -61,7 +61,7 @@ typedef struct {
     uint32_t top, chunk; /* chunk 0: not given */
     bool no_bos;
 
-    bool hex, parse_special, lines, skip_special;
+    bool hex, parse_special, lines, skip_special, yes;
 
     const char *messages, *tools, *kwargs, *now;
     bool no_generation_prompt;

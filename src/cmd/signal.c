@@ -36,6 +36,7 @@ void cmd_signal_init(void) {
     sigaddset(&act.sa_mask, SIGINT);
     sigaddset(&act.sa_mask, SIGTERM);
     sigaction(SIGPIPE, &ignore, NULL);
+    sigaction(SIGXFSZ, &ignore, NULL); /* a file that may not grow is an error of write() */
     sigaction(SIGTERM, &act, NULL);
     /* A shell starts background jobs with SIGINT ignored; then it stays so. */
     struct sigaction before;

@@ -17,11 +17,13 @@
 #include "tok/jinja.h"
 #include "tok/tok.h"
 
+enum { ENGINE_STEP_TOKENS = 512 /* of one step, unless told */ };
 enum { ENGINE_SLOTS_MAX = 4, ENGINE_REQUESTS_MAX = 1024, ENGINE_SEQS_MAX = 512, ENGINE_STOP_MAX = 8 };
 
 struct fl_model {
     model_source *source;         /* NULL: a tokenizer without weights */
     char *license, *name, *types; /* owned */
+    char tok_kind[140];           /* "gpt2, smollm", or "tokenizer.json": the kind of its file */
     fl_status config_status;      /* why no engine can be opened on it */
     fl_err config_err;
     model_config config;

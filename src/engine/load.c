@@ -54,7 +54,7 @@ static fl_status choose_limits(fl_engine *e, const fl_engine_options *o, fl_err 
     if (e->max_len > context)
         return fl_fail(err, FL_EINVAL, "%u positions a request were asked for, the model has %u", e->max_len, context);
     e->max_seqs = o->max_num_seqs ? o->max_num_seqs : 8;
-    e->max_tokens = o->max_num_batched_tokens ? o->max_num_batched_tokens : 512;
+    e->max_tokens = o->max_num_batched_tokens ? o->max_num_batched_tokens : ENGINE_STEP_TOKENS;
     if (e->max_seqs > ENGINE_SEQS_MAX)
         return fl_fail(err, FL_EINVAL, "%u requests at once were asked for, at most %d are possible", e->max_seqs,
                        ENGINE_SEQS_MAX);

@@ -51,6 +51,24 @@ static char *list_types(const model_source *from) {
     return s;
 }
 
+/* What kind of tokenizer, as a GGUF file's metadata say; of a folder its file says it. */
+static void name_tok(fl_model *m) {
+    const file_gguf *f = m->source ? model_source_gguf(m->source) : NULL;
+    file_string kind = {"", 0}, pre = {"", 0};
+    if (!m->tok || !f || file_gguf_get_string(f, "tokenizer.ggml.model", &kind, NULL) != FL_OK) return;
+    if (!file_gguf_find(f, "tokenizer.ggml.pre") ||
+        file_gguf_get_string(f, "tokenizer.ggml.pre", &pre, NULL) != FL_OK || kind.data[0] == 'l')
+        pre.len = 0; /* SentencePiece has no splitter */
+    (void)snprintf(m->tok_kind, sizeof m->tok_kind, "%.*s%s%.*s", (int)(kind.len < 63 ? kind.len : 63), kind.data,
+                   pre.len ? ", " : "", (int)(pre.len < 63 ? pre.len : 63), pre.data);
+}
+
+static uint32_t count_special(const tok *t) {
+    uint32_t n = 0;
+    for (uint32_t id = 0; t && id < tok_n_vocab(t); id++) n += tok_is_special(t, id);
+    return n;
+}
+
 void engine_add_stop(fl_model *m, uint32_t id) {
     for (uint32_t i = 0; i < m->n_stop; i++)
         if (m->stop[i] == id) return;
@@ -99,6 +117,7 @@ fl_status fl_model_open(fl_model **out, const char *path, fl_err *err) {
     fl_status st = open_parts(m, path, err);
     if (st != FL_OK) goto fail;
     find_stops(m);
+    name_tok(m);
     m->name = copy_string(m, "general.name");
     m->license = copy_string(m, "general.license");
     m->types = list_types(m->source);
@@ -171,7 +190,7 @@ void fl_model_get_info(const fl_model *m, fl_model_info *info) {
                          .architecture = c->arch,
                          .name = m->name,
                          .license = m->license,
-                         .tokenizer = m->tok ? (tok_adds_bos(m->tok) ? "adds a start token" : "adds nothing") : "",
+                         .tokenizer = m->tok_kind,
                          .weight_types = m->types,
                          .n_params = m->n_params,
                          .file_bytes = m->source ? model_source_bytes(m->source) : 0,
@@ -188,7 +207,15 @@ void fl_model_get_info(const fl_model *m, fl_model_info *info) {
                          .has_tokenizer = m->tok != NULL,
                          .has_chat_template = m->chat_template != NULL,
                          .add_bos = m->tok && tok_adds_bos(m->tok),
-                         .n_stop = m->n_stop};
+                         .n_stop = m->n_stop,
+                         .n_tok_vocab = m->tok ? tok_n_vocab(m->tok) : 0,
+                         .n_special = count_special(m->tok),
+                         .bos_id = m->tok ? tok_bos(m->tok) : TOK_NONE,
+                         .eos_id = m->tok ? tok_eos(m->tok) : TOK_NONE,
+                         .unk_id = m->tok ? tok_unk(m->tok) : TOK_NONE,
+                         .pad_id = m->tok ? tok_pad(m->tok) : TOK_NONE,
+                         .n_tensors = m->source ? model_source_n_tensors(m->source) : 0,
+                         .n_files = m->source ? model_source_n_parts(m->source) : 0};
     memcpy(all.stop, m->stop, sizeof all.stop);
     memcpy(info, &all, info->size < sizeof all ? info->size : sizeof all);
 }

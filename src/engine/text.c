@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "file/map.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -117,6 +118,12 @@ static fl_status open_tok(fl_model *m, const files *f) {
     const file_map *json = &f->at[TOKENIZER], *spm = &f->at[SENTENCEPIECE], *tekken = &f->at[TEKKEN];
     const file_map *ranks = &f->at[RANKS];
     const char *config = f->config ? f->text.data : NULL, *name = f->rank_name;
+    const char *kind = json->data     ? file_names[TOKENIZER]
+                       : tekken->data ? file_names[TEKKEN]
+                       : spm->data    ? file_names[SENTENCEPIECE]
+                       : ranks->data  ? name
+                                      : "";
+    (void)snprintf(m->tok_kind, sizeof m->tok_kind, "%.100s", kind);
     if (json->data)
         return tok_open_json(&m->tok, (const char *)json->data, json->size, config, f->text.len, &m->tok_err);
     if (!spm->data && !tekken->data && !ranks->data)

@@ -348,6 +348,11 @@ fl_status file_gguf_read_part(file_gguf *g, const file_map *m, split_info *split
 uint32_t file_gguf_version(const file_gguf *g) { return g->version; }
 const char *file_gguf_path(const file_gguf *g) { return g->path; }
 uint32_t file_gguf_n_parts(const file_gguf *g) { return g->n_parts; }
+
+const char *file_gguf_part(const file_gguf *g, uint32_t index, uint64_t *bytes) {
+    *bytes = g->parts[index].size;
+    return g->part_paths ? g->part_paths[index] : g->path;
+}
 uint32_t file_gguf_n_tensors(const file_gguf *g) { return g->n_tensors; }
 uint32_t file_gguf_n_values(const file_gguf *g) { return g->n_values; }
 

@@ -101,8 +101,9 @@ void file_gguf_forget(const file_gguf *g);
 
 const char *file_gguf_path(const file_gguf *g);
 uint32_t file_gguf_version(const file_gguf *g);
-size_t file_gguf_bytes(const file_gguf *g);     /* of all parts */
-uint32_t file_gguf_n_parts(const file_gguf *g); /* 1 unless split */
+size_t file_gguf_bytes(const file_gguf *g);                                      /* of all parts */
+uint32_t file_gguf_n_parts(const file_gguf *g);                                  /* 1 unless split */
+const char *file_gguf_part(const file_gguf *g, uint32_t index, uint64_t *bytes); /* path and size of a part */
 
 /* Tensors in file order; index below the count. */
 uint32_t file_gguf_n_tensors(const file_gguf *g);

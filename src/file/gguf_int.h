@@ -12,7 +12,8 @@ struct file_gguf {
     uint32_t version;
     file_map *parts;
     uint32_t n_parts;
-    base_arena names; /* keys and tensor names */
+    const char **part_paths; /* [n_parts] in the arena; NULL unless split */
+    base_arena names;        /* keys and tensor names */
     file_gguf_value *values;
     uint32_t n_values;
     base_map value_map; /* key -> index */

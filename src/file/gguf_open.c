@@ -56,7 +56,9 @@ static FL_CHECKED fl_status read_sibling(file_gguf *g, uint32_t index, const spl
         return fl_fail(err, FL_ENOMEM, "the path of part %u", index + 1);
     }
     file_map *m = &g->parts[index];
-    fl_status st = file_map_open(m, path.data, err);
+    g->part_paths[index] = base_arena_strndup(&g->names, path.data, path.len);
+    fl_status st = g->part_paths[index] ? FL_OK : fl_fail(err, FL_ENOMEM, "its path");
+    if (st == FL_OK) st = file_map_open(m, path.data, err);
     if (st == FL_OK) st = file_gguf_read_part(g, m, &s, err);
     if (st == FL_OK && (s.index != index || s.count != first->count))
         st = fl_fail(err, FL_EFORMAT, "says it is part %llu of %llu", (unsigned long long)s.index + 1,
@@ -75,6 +77,9 @@ static FL_CHECKED fl_status read_siblings(file_gguf *g, const split_info *first,
     base_free(g->parts);
     g->parts = parts;
     g->n_parts = (uint32_t)first->count; /* parts not opened yet are empty maps */
+    g->part_paths = base_arena_calloc(&g->names, g->n_parts, sizeof *g->part_paths);
+    if (!g->part_paths) return fl_fail(err, FL_ENOMEM, "%u parts", g->n_parts);
+    g->part_paths[0] = g->path;
     for (uint32_t i = 1; i < g->n_parts; i++) {
         st = read_sibling(g, i, first, err);
         if (st != FL_OK) return st;

@@ -1,14 +1,16 @@
 /* The layout: header, metadata, records, padding, then each tensor padded to ALIGNMENT. */
 #include "file/gguf_write.h"
 
-#include <errno.h>
-#include <stdio.h>
+#include "file/save.h"
+
 #include <string.h>
-#include <unistd.h>
 
 enum { ALIGNMENT = 32 };
 
 static const char zeros[ALIGNMENT];
+
+/* Bytes of a value of each type; 0: it has no fixed size. */
+static const uint8_t type_bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 static size_t padding(uint64_t at) { return (size_t)(-at & (ALIGNMENT - 1)); }
 
@@ -25,14 +27,18 @@ static void begin_value(file_gguf_writer *w, const char *key, file_gguf_type typ
     w->n_values++;
 }
 
+void file_gguf_write_number(file_gguf_writer *w, const char *key, file_gguf_type type, const void *v) {
+    begin_value(w, key, type);
+    note(w, type_bytes[type] != 0, FL_EINVAL);
+    note(w, base_buf_append(&w->values, v, type_bytes[type]), FL_ENOMEM);
+}
+
 void file_gguf_write_u32(file_gguf_writer *w, const char *key, uint32_t v) {
-    begin_value(w, key, FILE_GGUF_U32);
-    note(w, put_u32(&w->values, v), FL_ENOMEM);
+    file_gguf_write_number(w, key, FILE_GGUF_U32, &v);
 }
 
 void file_gguf_write_f32(file_gguf_writer *w, const char *key, float v) {
-    begin_value(w, key, FILE_GGUF_F32);
-    note(w, base_buf_append(&w->values, &v, sizeof v), FL_ENOMEM);
+    file_gguf_write_number(w, key, FILE_GGUF_F32, &v);
 }
 
 void file_gguf_write_bool(file_gguf_writer *w, const char *key, bool v) {
@@ -52,11 +58,10 @@ void file_gguf_write_strings(file_gguf_writer *w, const char *key, const file_st
 }
 
 void file_gguf_write_array(file_gguf_writer *w, const char *key, file_gguf_type elem, const void *data, uint64_t n) {
-    static const uint8_t bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
     begin_value(w, key, FILE_GGUF_ARRAY);
-    note(w, bytes[elem] != 0, FL_EINVAL);
+    note(w, type_bytes[elem] != 0, FL_EINVAL);
     note(w, put_u32(&w->values, elem) && put_u64(&w->values, n), FL_ENOMEM);
-    note(w, base_buf_append(&w->values, data, (size_t)n * bytes[elem]), FL_ENOMEM);
+    note(w, base_buf_append(&w->values, data, (size_t)n * type_bytes[elem]), FL_ENOMEM);
 }
 
 void file_gguf_write_tensor(file_gguf_writer *w, const char *name, dtype type, uint32_t n_dims, const int64_t dims[],
@@ -103,38 +108,26 @@ fl_status file_gguf_write_to_buf(const file_gguf_writer *w, base_buf *out, fl_er
     return st;
 }
 
-static bool write_all(const file_gguf_writer *w, const base_buf *header, FILE *f) {
-    bool ok = fwrite(header->data, 1, header->len, f) == header->len;
-    for (uint64_t i = 0; ok && i < w->n_tensors; i++) {
-        file_gguf_blob b = blob_at(w, i);
+typedef struct {
+    const file_gguf_writer *w;
+    const base_buf *header;
+} whole;
+
+static bool write_all(const void *user, FILE *f) {
+    const whole *x = user;
+    bool ok = fwrite(x->header->data, 1, x->header->len, f) == x->header->len;
+    for (uint64_t i = 0; ok && i < x->w->n_tensors; i++) {
+        file_gguf_blob b = blob_at(x->w, i);
         size_t pad = padding(b.bytes);
         ok = fwrite(b.data, 1, b.bytes, f) == b.bytes && fwrite(zeros, 1, pad, f) == pad;
     }
-    return ok && fflush(f) == 0 && fsync(fileno(f)) == 0;
-}
-
-static FL_CHECKED fl_status write_and_rename(const file_gguf_writer *w, const base_buf *header, const char *part,
-                                             const char *path, fl_err *err) {
-    FILE *f = fopen(part, "wbe");
-    if (!f) return fl_fail(err, FL_EIO, "%s cannot be written: %s", part, strerror(errno));
-    bool ok = write_all(w, header, f);
-    int why = errno;
-    if (fclose(f) != 0 && ok) {
-        why = errno;
-        ok = false;
-    }
-    if (ok && rename(part, path) == 0) return FL_OK;
-    if (ok) why = errno;
-    (void)unlink(part);
-    return fl_fail(err, FL_EIO, "%s cannot be written: %s", path, strerror(why));
+    return ok;
 }
 
 fl_status file_gguf_write_to_path(const file_gguf_writer *w, const char *path, fl_err *err) {
-    base_buf header = {0}, part = {0};
+    base_buf header = {0};
     fl_status st = build_header(w, &header, err);
-    if (st == FL_OK && !base_buf_printf(&part, "%s.part", path)) st = fl_fail(err, FL_ENOMEM, "the path %s", path);
-    if (st == FL_OK) st = write_and_rename(w, &header, part.data, path, err);
-    base_buf_clear(&part);
+    if (st == FL_OK) st = file_save(path, write_all, &(whole){w, &header}, err);
     base_buf_clear(&header);
     return st;
 }

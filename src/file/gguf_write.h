@@ -27,6 +27,8 @@ typedef struct {
     fl_status failed;    /* of the first call that failed */
 } file_gguf_writer;
 
+/* A number or boolean of any type of a fixed size, which lies at v. */
+void file_gguf_write_number(file_gguf_writer *w, const char *key, file_gguf_type type, const void *v);
 void file_gguf_write_u32(file_gguf_writer *w, const char *key, uint32_t v);
 void file_gguf_write_f32(file_gguf_writer *w, const char *key, float v);
 void file_gguf_write_bool(file_gguf_writer *w, const char *key, bool v);

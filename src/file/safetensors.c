@@ -17,6 +17,7 @@ struct file_safetensors {
     char *path;
     base_arena names;
     file_map *parts;
+    const char **part_paths; /* in `names` */
     uint32_t n_parts;
     file_safetensors_tensor *tensors;
     uint32_t n_tensors, cap_tensors;
@@ -37,6 +38,7 @@ void file_safetensors_close(file_safetensors *s) {
     base_free(s->tensors);
     for (uint32_t i = 0; i < s->n_parts; i++) file_map_close(&s->parts[i]);
     base_free(s->parts);
+    base_free(s->part_paths);
     base_arena_clear(&s->names);
     base_free(s->path);
     base_free(s);
@@ -48,6 +50,10 @@ void file_safetensors_forget(const file_safetensors *s) {
 
 const char *file_safetensors_path(const file_safetensors *s) { return s->path; }
 uint32_t file_safetensors_n_parts(const file_safetensors *s) { return s->n_parts; }
+const char *file_safetensors_part(const file_safetensors *s, uint32_t index, uint64_t *bytes) {
+    *bytes = s->parts[index].size;
+    return s->part_paths[index];
+}
 uint32_t file_safetensors_n_tensors(const file_safetensors *s) { return s->n_tensors; }
 
 size_t file_safetensors_bytes(const file_safetensors *s) {
@@ -256,17 +262,31 @@ static fl_status list_files(const json_t *weights, base_map *files, const char *
     return n ? FL_OK : fl_fail(err, FL_EFORMAT, "the index names no file");
 }
 
+static fl_status alloc_parts(file_safetensors *s, uint32_t n, fl_err *err) {
+    s->parts = base_calloc(n, sizeof *s->parts);
+    s->part_paths = base_calloc(n, sizeof *s->part_paths);
+    return s->parts && s->part_paths ? FL_OK : fl_fail(err, FL_ENOMEM, "%u files: no memory", n);
+}
+
+/* Takes m over and reads its header. */
+static fl_status add_part(file_safetensors *s, file_map m, const char *path, fl_err *err) {
+    file_map *part = &s->parts[s->n_parts];
+    *part = m;
+    s->part_paths[s->n_parts++] = base_arena_strndup(&s->names, path, strlen(path));
+    if (!s->part_paths[s->n_parts - 1]) return fl_fail(err, FL_ENOMEM, "a path: no memory");
+    return read_part(s, part, err);
+}
+
 /* Opens file i of the index and checks that its tensors are those that the index puts there. */
 static fl_status open_part(file_safetensors *s, const json_t *weights, const char *name, fl_err *err) {
     base_buf path = {0};
     uint32_t first = s->n_tensors;
-    file_map *m = &s->parts[s->n_parts];
+    file_map m;
     fl_status st =
         base_buf_printf(&path, "%s/%s", s->path, name) ? FL_OK : fl_fail(err, FL_ENOMEM, "a path: no memory");
-    if (st == FL_OK) st = file_map_open(m, path.data, err);
+    if (st == FL_OK) st = file_map_open(&m, path.data, err);
+    if (st == FL_OK) st = add_part(s, m, path.data, err);
     base_buf_clear(&path);
-    if (st == FL_OK) s->n_parts++;
-    if (st == FL_OK) st = read_part(s, m, err);
     for (uint32_t i = first; st == FL_OK && i < s->n_tensors; i++) {
         const char *file = json_string_value(json_object_get(weights, s->tensors[i].name));
         if (!file || strcmp(file, name) != 0)
@@ -281,8 +301,7 @@ static fl_status open_parts(file_safetensors *s, const json_t *weights, fl_err *
     const char **names = NULL, *tensor;
     json_t *v;
     fl_status st = list_files(weights, &files, &names, err);
-    if (st == FL_OK) s->parts = base_calloc(files.count, sizeof *s->parts);
-    if (st == FL_OK && !s->parts) st = fl_fail(err, FL_ENOMEM, "%u files: no memory", files.count);
+    if (st == FL_OK) st = alloc_parts(s, files.count, err);
     for (uint32_t i = 0; st == FL_OK && i < files.count; i++) st = open_part(s, weights, names[i], err);
     if (st == FL_OK) st = map_names(s, err);
     if (st == FL_OK) json_object_foreach((json_t *)weights, tensor, v) {
@@ -315,22 +334,19 @@ static fl_status open_index(file_safetensors *s, const char *path, fl_err *err) 
 
 /* ---- opening ---- */
 
-static fl_status open_one(file_safetensors *s, file_map m, fl_err *err) {
-    s->parts = base_calloc(1, sizeof *s->parts);
-    if (!s->parts) {
+static fl_status open_one(file_safetensors *s, file_map m, const char *path, fl_err *err) {
+    fl_status st = alloc_parts(s, 1, err);
+    if (st != FL_OK)
         file_map_close(&m);
-        return fl_fail(err, FL_ENOMEM, "no memory");
-    }
-    s->parts[0] = m;
-    s->n_parts = 1;
-    fl_status st = read_part(s, &s->parts[0], err);
+    else
+        st = add_part(s, m, path, err);
     return st == FL_OK ? map_names(s, err) : st;
 }
 
 static fl_status open_path(file_safetensors *s, const char *path, fl_err *err) {
     file_map m;
     fl_status st = file_map_open(&m, path, err);
-    return st == FL_OK ? open_one(s, m, err) : st;
+    return st == FL_OK ? open_one(s, m, path, err) : st;
 }
 
 static fl_status open_folder(file_safetensors *s, fl_err *err) {
@@ -379,5 +395,5 @@ fl_status file_safetensors_open(file_safetensors **out, const char *path, fl_err
 fl_status file_safetensors_open_memory(file_safetensors **out, const void *data, size_t size, const char *name,
                                        fl_err *err) {
     fl_status st = begin(out, name, err);
-    return st == FL_OK ? finish(out, open_one(*out, file_map_memory(data, size), err), err) : st;
+    return st == FL_OK ? finish(out, open_one(*out, file_map_memory(data, size), name, err), err) : st;
 }

@@ -58,6 +58,7 @@ void file_safetensors_forget(const file_safetensors *s);
 const char *file_safetensors_path(const file_safetensors *s);
 size_t file_safetensors_bytes(const file_safetensors *s); /* of all files */
 uint32_t file_safetensors_n_parts(const file_safetensors *s);
+const char *file_safetensors_part(const file_safetensors *s, uint32_t index, uint64_t *bytes); /* path and size */
 
 /* Tensors in the order of the header(s); index below the count. */
 uint32_t file_safetensors_n_tensors(const file_safetensors *s);

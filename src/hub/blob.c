@@ -66,6 +66,9 @@ static int open_file(const char *stem, const char *suffix, int flags) {
     return fd;
 }
 
+/* Without memory for its path a file is not opened; that is no fault of the disk. */
+static fl_status code_of(int why) { return why == ENOMEM ? FL_ENOMEM : FL_EIO; }
+
 static void journal_head(const blob *b, char line[64]) {
     snprintf(line, 64, "parts %llu %llu\n", (unsigned long long)b->job->bytes, (unsigned long long)b->part_bytes);
 }
@@ -137,7 +140,7 @@ static FL_CHECKED fl_status open_files(blob *b, fl_err *err) {
     b->fd = open_file(j->stem, ".part", O_RDWR | O_CREAT);
     if (b->fd >= 0) b->journal = open_file(j->stem, ".journal", O_RDWR | O_CREAT);
     if (b->fd < 0 || b->journal < 0 || fstat(b->fd, &st) != 0)
-        return fl_fail(err, FL_EIO, "%s.part cannot be written: %s", j->stem, strerror(errno));
+        return fl_fail(err, code_of(errno), "%s.part cannot be written: %s", j->stem, strerror(errno));
     if (!S_ISREG(st.st_mode)) return fl_fail(err, FL_EIO, "%s.part is no regular file", j->stem);
     bool fits = (uint64_t)st.st_size == j->bytes;
     if (!fits && ftruncate(b->fd, 0) != 0) return fl_fail(err, FL_EIO, "%s.part: %s", j->stem, strerror(errno));
@@ -164,7 +167,7 @@ static FL_CHECKED fl_status sync_parts(blob *b, fl_err *err) {
                        fsync(b->journal) == 0);
     int why = lines.failed ? ENOMEM : errno;
     base_buf_clear(&lines);
-    if (!ok) return fl_fail(err, FL_EIO, "%s.part cannot be written: %s", b->job->stem, strerror(why));
+    if (!ok) return fl_fail(err, code_of(why), "%s.part cannot be written: %s", b->job->stem, strerror(why));
     for (size_t i = 0; any && i < b->n_parts; i++)
         if (b->state[i] == PART_LANDED) b->state[i] = PART_DONE;
     return FL_OK;
@@ -357,7 +360,7 @@ fl_status hub_blob_hash(const hub_blob_job *job, bool git, char hex[BASE_SHA256_
     char *chunk = base_malloc(HASH_BYTES);
     if (!chunk) return fl_fail(err, FL_ENOMEM, "a buffer of %d bytes", HASH_BYTES);
     int fd = open_file(job->stem, ".part", O_RDONLY);
-    if (fd < 0) st = fl_fail(err, FL_EIO, "%s.part cannot be read: %s", job->stem, strerror(errno));
+    if (fd < 0) st = fl_fail(err, code_of(errno), "%s.part cannot be read: %s", job->stem, strerror(errno));
     base_sha256_begin(&sha);
     base_sha1_begin(&sha1);
     int n_head = snprintf(chunk, HASH_BYTES, "blob %llu", (unsigned long long)job->bytes); /* git hashes its NUL too */

@@ -162,12 +162,34 @@ static FL_CHECKED fl_status ask_files(fetch *f, fl_err *err) {
 
 /* ---- what is there ---------------------------------------------------------------------- */
 
+/* A file itself: a link to one would lead to bytes that nobody has checked. */
 static bool is_file(const char *path, uint64_t bytes) {
     struct stat s;
-    return path && stat(path, &s) == 0 && S_ISREG(s.st_mode) && (uint64_t)s.st_size == bytes;
+    return path && lstat(path, &s) == 0 && S_ISREG(s.st_mode) && (uint64_t)s.st_size == bytes;
 }
 
 static bool have_blob(fetch *f, const hub_file *x) { return is_file(in_folder(f, "blobs", x->oid), x->bytes); }
+
+/* Where a file of the snapshot leads: ../../blobs/OID, with a step up for each folder in its path. */
+static bool link_target(const hub_file *x, base_buf *target) {
+    (void)base_buf_puts(target, "../../");
+    for (const char *c = x->path; *c; c++)
+        if (*c == '/') (void)base_buf_puts(target, "../");
+    return base_buf_printf(target, "blobs/%s", x->oid);
+}
+
+/* The snapshot has x: as the link that belongs there, or (a client without links) as the file. */
+static bool have_file(fetch *f, const char *snapshot, const hub_file *x) {
+    char found[HUB_REPO_PATH_MAX + 128];
+    base_buf target = {0};
+    const char *path = in_folder(f, snapshot, x->path);
+    if (is_file(path, x->bytes)) return true;
+    ssize_t n = path ? readlink(path, found, sizeof found) : -1;
+    bool ok =
+        n > 0 && link_target(x, &target) && (size_t)n == target.len && memcmp(found, target.data, target.len) == 0;
+    base_buf_clear(&target);
+    return ok && have_blob(f, x);
+}
 
 /* Whether the snapshot and the ref are as they will be. */
 static bool all_there(fetch *f) {
@@ -176,7 +198,7 @@ static bool all_there(fetch *f) {
     snprintf(commit, sizeof commit, "snapshots/%s", f->commit);
     for (size_t i = 0; i < f->files.n; i++) {
         const hub_file *x = &f->files.files[i];
-        if (x->wanted && !is_file(in_folder(f, commit, x->path), x->bytes)) return false;
+        if (x->wanted && !have_file(f, commit, x)) return false;
     }
     return true;
 }
@@ -304,15 +326,11 @@ static int open_beneath(int root, const char *path, const char **last) {
     return at;
 }
 
-/* PATH -> ../../blobs/OID, with a step up for each folder in PATH. In place at once, by a rename. */
+/* In place at once, by a rename. */
 static FL_CHECKED fl_status link_file(int root, const hub_file *x, fl_err *err) {
     base_buf target = {0};
     const char *last;
-    (void)base_buf_puts(&target, "../../");
-    for (const char *c = x->path; *c; c++)
-        if (*c == '/') (void)base_buf_puts(&target, "../");
-    (void)base_buf_printf(&target, "blobs/%s", x->oid);
-    if (target.failed) {
+    if (!link_target(x, &target)) {
         base_buf_clear(&target);
         return fl_fail(err, FL_ENOMEM, "a link");
     }
@@ -379,6 +397,7 @@ static FL_CHECKED fl_status fetch_locked(fetch *f, fl_err *err) {
 static FL_CHECKED fl_status pull_from_hub(fetch *f, char **path, fl_err *err) {
     f->folder = hub_repo_folder(&f->site, f->r);
     fl_status st = f->folder ? FL_OK : fl_fail(err, FL_ENOMEM, "a path");
+    if (st == FL_OK) st = hub_site_find_token(&f->site, err);
     if (st == FL_OK) st = hub_net_open(&f->net, f->site.endpoint, f->site.token, f->site.stall_s, err);
     if (st == FL_OK) st = ask_commit(f, err);
     if (st == FL_OK) st = ask_files(f, err);

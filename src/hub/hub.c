@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -109,14 +110,18 @@ static bool is_gguf(const char *file) {
     return n > 5 && strcmp(file + n - 5, ".gguf") == 0;
 }
 
-/* The first .gguf of a folder by name (a split model's first part), their bytes together, and its times. */
+/* The first .gguf of a folder by name (a split model's first part), their bytes together, and its times. Links are not
+ * followed: they would lead out of the cache. */
 static FL_CHECKED fl_status scan_folder(const char *folder, base_buf *file, hub_entry *e, fl_err *err) {
-    DIR *d = opendir(folder);
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+    if (fd >= 0 && !d) (void)close(fd);
     if (!d) return FL_OK;
     bool ok = true;
     for (struct dirent *x = readdir(d); x && ok; x = readdir(d)) {
         struct stat st;
-        if (!is_gguf(x->d_name) || fstatat(dirfd(d), x->d_name, &st, 0) != 0 || !S_ISREG(st.st_mode)) continue;
+        if (!is_gguf(x->d_name) || fstatat(dirfd(d), x->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode))
+            continue;
         e->bytes += (uint64_t)st.st_size;
         if (file->len && strcmp(file->data, x->d_name) <= 0) continue;
         file->len = 0;
@@ -136,7 +141,7 @@ fl_status hub_find_complete(const hub *h, const hub_model *m, char **path, fl_er
         base_buf_clear(&b);
         return fl_fail(err, FL_ENOMEM, "the path of %s", m->name);
     }
-    if (stat(b.data, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == m->bytes) *path = base_buf_take(&b);
+    if (lstat(b.data, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == m->bytes) *path = base_buf_take(&b);
     base_buf_clear(&b);
     return FL_OK;
 }
@@ -296,6 +301,16 @@ fl_status hub_list(const hub *h, hub_listing *out, fl_err *err) {
     return st;
 }
 
+fl_status hub_repositories(char **folder, fl_err *err) {
+    hub_site site;
+    *folder = NULL;
+    fl_status st = hub_site_open(&site, err);
+    if (st != FL_OK) return st;
+    if (site.cache && !(*folder = base_strdup(site.cache))) st = fl_fail(err, FL_ENOMEM, "the path of the cache");
+    hub_site_clear(&site);
+    return st;
+}
+
 void hub_listing_clear(hub_listing *l) {
     base_arena_clear(&l->arena);
     *l = (hub_listing){0};
@@ -303,46 +318,91 @@ void hub_listing_clear(hub_listing *l) {
 
 /* ---- removing -------------------------------------------------------------------------- */
 
-/* The folder leaves models/ by one rename before its files go, so that no half-removed model is ever found. */
-static FL_CHECKED fl_status remove_locked(const hub *h, const char *name, fl_err *err) {
-    base_buf folder = {0}, doomed = {0};
-    bool ok = base_buf_printf(&folder, "%s/models/%s", h->cache, name) &&
-              base_buf_printf(&doomed, "%s/tmp/%s-removed", h->cache, name);
-    fl_status st = ok ? FL_OK : fl_fail(err, FL_ENOMEM, "the path of the model");
-    if (st == FL_OK) st = hub_tree_remove(doomed.data, err);
-    if (st == FL_OK && rename(folder.data, doomed.data) != 0) {
-        if (errno == ENOENT)
-            st = fl_fail(err, FL_EINVAL, "there is no such model in the cache (%s)", h->cache);
-        else
-            st = fl_fail(err, FL_EIO, "%s cannot be removed: %s", folder.data, strerror(errno));
-    }
-    if (st == FL_OK) st = hub_tree_remove(doomed.data, err);
-    base_buf_clear(&doomed);
-    base_buf_clear(&folder);
-    return st;
-}
-
-static FL_CHECKED fl_status remove_repo(const char *name, fl_err *err) {
+/* The folder of a model in one of the caches, by its name. */
+static FL_CHECKED fl_status folder_of(const hub *h, const char *name, base_buf *folder, fl_err *err) {
     hub_repo r;
     hub_site site;
+    if (!hub_repo_valid(name)) {
+        fl_status st = hub_check_name(name, err);
+        if (st != FL_OK) return st;
+        return base_buf_printf(folder, "%s/models/%s", h->cache, name) ? FL_OK : fl_fail(err, FL_ENOMEM, "a path");
+    }
     fl_status st = hub_repo_parse(&r, name, err);
     if (st == FL_OK && (*r.choice || strchr(name, '@')))
         st = fl_fail(err, FL_EINVAL, "a repository is removed as a whole: %s/%s", r.org, r.name);
     if (st == FL_OK) st = hub_site_open(&site, err);
-    if (st != FL_OK) return fl_wrap(err, st, "%.100s", name);
-    st = site.cache ? hub_repo_remove(&site, &r, err) : fl_fail(err, FL_EINVAL, "there is no cache");
+    if (st != FL_OK) return st;
+    char *path = site.cache ? hub_repo_folder(&site, &r) : NULL;
+    if (!site.cache)
+        st = fl_fail(err, FL_EINVAL, "there is no cache");
+    else if (!path || !base_buf_puts(folder, path))
+        st = fl_fail(err, FL_ENOMEM, "a path");
+    base_free(path);
     hub_site_clear(&site);
+    return st;
+}
+
+fl_status hub_removable(const hub *h, const char *name, char **path, uint64_t *bytes, fl_err *err) {
+    base_buf folder = {0};
+    struct stat s;
+    *path = NULL;
+    *bytes = 0;
+    fl_status st = folder_of(h, name, &folder, err);
+    if (st == FL_OK && lstat(folder.data, &s) != 0)
+        st = fl_fail(err, FL_EINVAL, "there is no such model in the cache (%s)", folder.data);
+    if (st == FL_OK && !S_ISDIR(s.st_mode))
+        st = fl_fail(err, FL_EINVAL, "%s is no folder but a link or file, which pull did not make; remove it by hand",
+                     folder.data);
+    if (st == FL_OK) *bytes = hub_tree_bytes(folder.data);
+    if (st == FL_OK && !(*path = base_buf_take(&folder))) st = fl_fail(err, FL_ENOMEM, "a path");
+    base_buf_clear(&folder);
+    return st == FL_OK ? FL_OK : fl_wrap(err, st, "%.100s", name);
+}
+
+/* The folder leaves the cache by one rename before its files go, so that no half-removed model is ever found. */
+static FL_CHECKED fl_status remove_locked(const char *folder, const char *doomed, fl_err *err) {
+    fl_status st = hub_tree_remove(doomed, err);
+    if (st == FL_OK && rename(folder, doomed) != 0)
+        st = fl_fail(err, FL_EIO, "%s cannot be removed: %s", folder, strerror(errno));
+    return st == FL_OK ? hub_tree_remove(doomed, err) : st;
+}
+
+/* The lock of a name's pulls, and where its folder goes while it is removed. */
+static FL_CHECKED fl_status lock_name(const hub *h, const char *name, int *lock, base_buf *doomed, fl_err *err) {
+    hub_repo r;
+    hub_site site = {0};
+    fl_status st;
+    if (hub_repo_valid(name)) {
+        st = hub_repo_parse(&r, name, err);
+        if (st == FL_OK) st = hub_site_open(&site, err);
+        if (st == FL_OK && !site.cache) st = fl_fail(err, FL_EINVAL, "there is no cache");
+        if (st == FL_OK) st = hub_repo_lock(&site, &r, lock, err);
+        (void)base_buf_printf(doomed, "%s/.removed--%s--%s", site.cache ? site.cache : "", r.org, r.name);
+        hub_site_clear(&site);
+    } else {
+        st = hub_check_name(name, err);
+        if (st == FL_OK) st = hub_lock_model(h, name, lock, err);
+        (void)base_buf_printf(doomed, "%s/tmp/%.*s-removed", h->cache, HUB_NAME_MAX, name);
+    }
+    if (st == FL_OK && *lock < 0)
+        st = fl_fail(err, FL_EINVAL, "it is being pulled right now; try again when that is done");
+    if (st == FL_OK && doomed->failed) st = fl_fail(err, FL_ENOMEM, "a path");
     return st == FL_OK ? FL_OK : fl_wrap(err, st, "%.100s", name);
 }
 
 fl_status hub_remove(const hub *h, const char *name, fl_err *err) {
+    char *folder = NULL;
+    uint64_t bytes;
     int lock = -1;
-    if (hub_repo_valid(name)) return remove_repo(name, err);
-    fl_status st = hub_check_name(name, err);
-    if (st == FL_OK) st = hub_lock_model(h, name, &lock, err);
-    if (st == FL_OK && lock < 0)
-        st = fl_fail(err, FL_EINVAL, "it is being pulled right now; try again when that is done");
-    if (st == FL_OK) st = remove_locked(h, name, err);
+    base_buf doomed = {0};
+    fl_status st = lock_name(h, name, &lock, &doomed, err);
+    if (st == FL_OK) st = hub_removable(h, name, &folder, &bytes, err);
+    if (st == FL_OK) {
+        st = remove_locked(folder, doomed.data, err);
+        if (st != FL_OK) fl_wrap(err, st, "%.100s", name);
+    }
     hub_lock_drop(lock);
-    return st == FL_OK ? FL_OK : fl_wrap(err, st, "%.100s", name);
+    base_buf_clear(&doomed);
+    base_free(folder);
+    return st;
 }

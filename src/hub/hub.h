@@ -111,6 +111,8 @@ FL_CHECKED fl_status hub_open(hub **out, const hub_options *opt, fl_err *err);
 void hub_close(hub *h);
 
 const char *hub_cache(const hub *h); /* the cache folder */
+/* The folder of repositories, owned by the caller (base_free); NULL: there is no place for it. Errors: as hub_list(). */
+FL_CHECKED fl_status hub_repositories(char **folder, fl_err *err);
 const hub_model *hub_catalogue(const hub *h, size_t *n);
 const hub_model *hub_catalogue_find(const hub *h, const char *name); /* NULL: not in it */
 bool hub_name_valid(const char *name);
@@ -134,7 +136,10 @@ void hub_listing_clear(hub_listing *l);
  * checksum wrong), FL_EUNSUPPORTED (no libcurl), FL_ECANCELED, FL_ENOMEM. */
 FL_CHECKED fl_status hub_pull(const hub *h, const char *name, const hub_watch *watch, char **path, fl_err *err);
 
-/* Deletes a model from the cache. Errors: FL_EINVAL (not there, or being pulled right now), FL_EIO. */
+/* What hub_remove() would delete: the folder, owned by the caller (base_free), and the bytes in it.
+ * Errors: FL_EINVAL (not there, or a link that leads elsewhere: such a one is left alone), FL_ENOMEM. */
+FL_CHECKED fl_status hub_removable(const hub *h, const char *name, char **path, uint64_t *bytes, fl_err *err);
+/* Deletes a model from the cache. Errors: as before, FL_EINVAL also while it is being pulled, FL_EIO. */
 FL_CHECKED fl_status hub_remove(const hub *h, const char *name, fl_err *err);
 
 #endif

@@ -59,6 +59,7 @@ typedef struct {
     int (*easy_setopt)(void *easy, int option, ...);
     int (*easy_getinfo)(void *easy, int info, ...);
     const char *(*easy_strerror)(int code);
+    const char *(*version)(void);
     void *(*slist_append)(void *list, const char *text);
     void (*slist_free_all)(void *list);
     void *(*multi_init)(void);
@@ -80,6 +81,7 @@ static FL_CHECKED fl_status load(curl_api *c, fl_err *err) {
                  {"curl_easy_setopt", &c->easy_setopt},
                  {"curl_easy_getinfo", &c->easy_getinfo},
                  {"curl_easy_strerror", &c->easy_strerror},
+                 {"curl_version", &c->version},
                  {"curl_slist_append", &c->slist_append},
                  {"curl_slist_free_all", &c->slist_free_all},
                  {"curl_multi_init", &c->multi_init},
@@ -103,6 +105,14 @@ static FL_CHECKED fl_status load(curl_api *c, fl_err *err) {
     }
     if (c->global_init(GLOBAL_DEFAULT) != E_OK) return fl_fail(err, FL_EIO, "libcurl did not start");
     return FL_OK;
+}
+
+fl_status hub_net_library(const char **version, fl_err *err) {
+    curl_api c;
+    *version = NULL;
+    fl_status st = load(&c, err);
+    if (st == FL_OK) *version = c.version();
+    return st;
 }
 
 /* ---- URLs ------------------------------------------------------------------------------- */

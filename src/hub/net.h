@@ -53,6 +53,9 @@ struct hub_net_request {
     uint64_t window_bytes;
 };
 
+/* What libcurl calls itself ("libcurl/7.88.1 OpenSSL/3.0.15 ..."), loaded until the process ends. Errors: as hub_net_open(). */
+FL_CHECKED fl_status hub_net_library(const char **version, fl_err *err);
+
 /* endpoint: the hub's URL; token: sent to its origin, or NULL. Both are copied. The caller owns *out.
  * Errors: FL_EUNSUPPORTED without libcurl (the text names the package), FL_EINVAL (endpoint), FL_ENOMEM. */
 FL_CHECKED fl_status hub_net_open(hub_net **out, const char *endpoint, const char *token, uint32_t stall_s,

@@ -14,7 +14,7 @@
 
 #define HUB_PUBLIC "https://huggingface.co"
 
-enum { STALL_S = 30, SCAN_DEPTH = 4, COMMIT_CHARS = 40 };
+enum { TOKEN_MAX = 1024, STALL_S = 30, SCAN_DEPTH = 4, COMMIT_CHARS = 40 };
 
 /* ---- the environment -------------------------------------------------------------------- */
 
@@ -28,13 +28,18 @@ bool hub_offline(void) {
     return v && strcmp(v, "0") != 0 && strcasecmp(v, "false") != 0 && strcasecmp(v, "no") != 0;
 }
 
-static bool find_cache(base_buf *b) {
+/* Where the hub's client keeps `name`: in $HF_HOME or the user's cache; nothing when there is neither. */
+static bool find_home(base_buf *b, const char *name) {
     const char *v;
-    if ((v = variable("HF_HUB_CACHE"))) return base_buf_puts(b, v);
-    if ((v = variable("HF_HOME"))) return base_buf_printf(b, "%s/hub", v);
-    if ((v = variable("XDG_CACHE_HOME"))) return base_buf_printf(b, "%s/huggingface/hub", v);
-    if ((v = variable("HOME"))) return base_buf_printf(b, "%s/.cache/huggingface/hub", v);
+    if ((v = variable("HF_HOME"))) return base_buf_printf(b, "%s/%s", v, name);
+    if ((v = variable("XDG_CACHE_HOME"))) return base_buf_printf(b, "%s/huggingface/%s", v, name);
+    if ((v = variable("HOME"))) return base_buf_printf(b, "%s/.cache/huggingface/%s", v, name);
     return true;
+}
+
+static bool find_cache(base_buf *b) {
+    const char *v = variable("HF_HUB_CACHE");
+    return v ? base_buf_puts(b, v) : find_home(b, "hub");
 }
 
 /* Visible ASCII: what may stand in a header. */
@@ -46,11 +51,9 @@ static bool is_plain(const char *s) {
 
 fl_status hub_site_open(hub_site *s, fl_err *err) {
     *s = (hub_site){.stall_s = STALL_S};
-    const char *token = variable("HF_TOKEN"), *stall = variable("HF_HUB_DOWNLOAD_TIMEOUT");
+    const char *stall = variable("HF_HUB_DOWNLOAD_TIMEOUT");
     base_buf cache = {0};
     const char *endpoint = variable("HF_ENDPOINT");
-    if (token && (!is_plain(token) || strlen(token) > 1024))
-        return fl_fail(err, FL_EINVAL, "HF_TOKEN is no token: it has blanks or control characters, or is too long");
     if (stall) {
         char *end;
         unsigned long v = strtoul(stall, &end, 10);
@@ -59,16 +62,56 @@ fl_status hub_site_open(hub_site *s, fl_err *err) {
         s->stall_s = (uint32_t)v;
     }
     s->endpoint = base_strdup(endpoint ? endpoint : HUB_PUBLIC);
-    s->token = token ? base_strdup(token) : NULL;
     bool ok = find_cache(&cache);
     s->cache = cache.len ? base_buf_take(&cache) : NULL;
     base_buf_clear(&cache);
-    if (!ok || !s->endpoint || (token && !s->token)) {
+    if (!ok || !s->endpoint) {
         hub_site_clear(s);
         return fl_fail(err, FL_ENOMEM, "what the environment says of the hub");
     }
     for (size_t n = strlen(s->endpoint); n > 0 && s->endpoint[n - 1] == '/'; n--) s->endpoint[n - 1] = '\0';
     return FL_OK;
+}
+
+/* Blanks around a token do not count: files end with a newline. from: what is named when it is none; the token never is. */
+static FL_CHECKED fl_status take_token(hub_site *s, const char *text, const char *from, fl_err *err) {
+    static const char blanks[] = " \t\r\n";
+    text += strspn(text, blanks);
+    size_t n = strlen(text);
+    while (n > 0 && strchr(blanks, text[n - 1])) n--;
+    if (n == 0) return FL_OK;
+    char *token = base_strndup(text, n);
+    if (!token) return fl_fail(err, FL_ENOMEM, "a token");
+    if (n > TOKEN_MAX || !is_plain(token)) {
+        base_free(token);
+        return fl_fail(err, FL_EINVAL, "%s is no token: it has blanks or control characters, or is too long", from);
+    }
+    s->token = token;
+    return FL_OK;
+}
+
+static FL_CHECKED fl_status read_token(hub_site *s, const char *path, fl_err *err) {
+    char text[TOKEN_MAX + 64] = "";
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR)) return FL_OK;
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+    int why = errno;
+    if (fd >= 0) (void)close(fd);
+    if (n < 0) return fl_fail(err, FL_EIO, "the token in %s cannot be read: %s", path, strerror(why));
+    text[n] = '\0';
+    return take_token(s, strlen(text) == (size_t)n ? text : "\x01", path, err);
+}
+
+fl_status hub_site_find_token(hub_site *s, fl_err *err) {
+    const char *token = variable("HF_TOKEN"), *file = variable("HF_TOKEN_PATH"), *off;
+    base_buf path = {0};
+    fl_status st = token ? take_token(s, token, "HF_TOKEN", err) : FL_OK;
+    off = variable("HF_HUB_DISABLE_IMPLICIT_TOKEN"); /* the client's switch: only what is said counts */
+    if (st != FL_OK || s->token || (off && strcmp(off, "0") != 0)) return st;
+    if (!(file ? base_buf_puts(&path, file) : find_home(&path, "token"))) st = fl_fail(err, FL_ENOMEM, "a path");
+    if (st == FL_OK && path.len) st = read_token(s, path.data, err);
+    base_buf_clear(&path);
+    return st;
 }
 
 void hub_site_clear(hub_site *s) {
@@ -165,8 +208,9 @@ fl_status hub_files_add(hub_files *f, hub_file file, fl_err *err) {
         f->cap = cap;
     }
     file.path = base_arena_strndup(&f->arena, file.path, strlen(file.path));
-    if (file.oid) file.oid = base_arena_strndup(&f->arena, file.oid, strlen(file.oid));
-    if (!file.path) return fl_fail(err, FL_ENOMEM, "a listing of %zu files", f->n);
+    bool has_oid = file.oid != NULL;
+    if (has_oid) file.oid = base_arena_strndup(&f->arena, file.oid, strlen(file.oid));
+    if (!file.path || (has_oid && !file.oid)) return fl_fail(err, FL_ENOMEM, "a listing of %zu files", f->n);
     f->files[f->n++] = file;
     return FL_OK;
 }
@@ -307,6 +351,22 @@ fl_status hub_files_choose(hub_files *f, const char *choice, const hub_file **fi
 
 /* ---- the cache -------------------------------------------------------------------------- */
 
+/* A file of a snapshot at this depth (1: the top): itself, or a link into the blobs of its repository and to no other
+ * place; a blob is a file itself. Whatever leads out of the cache is as good as absent: pull puts the right link there. */
+static bool stat_entry(int folder, const char *name, int depth, struct stat *s) {
+    char target[HUB_REPO_PATH_MAX];
+    if (fstatat(folder, name, s, AT_SYMLINK_NOFOLLOW) != 0) return false;
+    if (!S_ISLNK(s->st_mode)) return true;
+    ssize_t n = readlinkat(folder, name, target, sizeof target - 1);
+    if (n <= 0) return false;
+    target[n] = '\0';
+    const char *at = target;
+    for (int i = 0; i <= depth; i++, at += 3)
+        if (strncmp(at, "../", 3) != 0) return false;
+    if (strncmp(at, "blobs/", 6) != 0 || !hub_repo_path_valid(at + 6) || strchr(at + 6, '/')) return false;
+    return fstatat(folder, target, s, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(s->st_mode);
+}
+
 /* Calls itself up to SCAN_DEPTH deep; takes over fd. Links that point to no file are left out. */
 static FL_CHECKED fl_status scan(int fd, base_buf *path, int depth, hub_files *f, fl_err *err) {
     DIR *d = fdopendir(fd);
@@ -319,7 +379,7 @@ static FL_CHECKED fl_status scan(int fd, base_buf *path, int depth, hub_files *f
     for (struct dirent *e = readdir(d); e && st == FL_OK; e = readdir(d)) {
         struct stat s;
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-        if (fstatat(dirfd(d), e->d_name, &s, 0) != 0) continue;
+        if (!stat_entry(dirfd(d), e->d_name, depth, &s)) continue;
         path->len = n;
         if (!base_buf_printf(path, "%s%s", n ? "/" : "", e->d_name)) st = fl_fail(err, FL_ENOMEM, "a path");
         if (st != FL_OK) break;
@@ -497,26 +557,5 @@ fl_status hub_repo_lock(const hub_site *s, const hub_repo *r, int *fd, fl_err *e
         st = base_buf_puts(&path, "/flambeau.lock") ? hub_lock_try(path.data, false, fd, err)
                                                     : fl_fail(err, FL_ENOMEM, "the path of a lock");
     base_buf_clear(&path);
-    return st;
-}
-
-fl_status hub_repo_remove(const hub_site *s, const hub_repo *r, fl_err *err) {
-    base_buf doomed = {0};
-    char *folder = hub_repo_folder(s, r);
-    int lock = -1;
-    bool ok = folder && base_buf_printf(&doomed, "%s/.removed--%s--%s", s->cache, r->org, r->name);
-    fl_status st = ok ? FL_OK : fl_fail(err, FL_ENOMEM, "the path of the model");
-    if (st == FL_OK && access(folder, F_OK) != 0)
-        st = fl_fail(err, FL_EINVAL, "there is no such model in the cache (%s)", s->cache);
-    if (st == FL_OK) st = hub_repo_lock(s, r, &lock, err);
-    if (st == FL_OK && lock < 0)
-        st = fl_fail(err, FL_EINVAL, "it is being pulled right now; try again when that is done");
-    if (st == FL_OK) st = hub_tree_remove(doomed.data, err);
-    if (st == FL_OK && rename(folder, doomed.data) != 0)
-        st = fl_fail(err, FL_EIO, "%s cannot be removed: %s", folder, strerror(errno));
-    if (st == FL_OK) st = hub_tree_remove(doomed.data, err);
-    hub_lock_drop(lock);
-    base_buf_clear(&doomed);
-    base_free(folder);
     return st;
 }

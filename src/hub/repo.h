@@ -27,7 +27,7 @@ typedef struct {
 typedef struct {
     char *cache;    /* NULL: no place for it */
     char *endpoint; /* without a slash at its end */
-    char *token;    /* NULL: none */
+    char *token;    /* NULL: none, or not looked for */
     uint32_t stall_s;
 } hub_site;
 
@@ -45,8 +45,11 @@ typedef struct {
     base_arena arena;
 } hub_files;
 
-/* Errors: FL_ENOMEM, FL_EINVAL (a token or time-out that is none). */
+/* Errors: FL_ENOMEM, FL_EINVAL (a time-out that is none). */
 FL_CHECKED fl_status hub_site_open(hub_site *s, fl_err *err);
+/* Before something is asked of the hub: the token in $HF_TOKEN, or in the file of the hub's client ($HF_TOKEN_PATH, else
+ * "token" in $HF_HOME). Errors: FL_EINVAL (something else than a token; it is not repeated), FL_EIO, FL_ENOMEM. */
+FL_CHECKED fl_status hub_site_find_token(hub_site *s, fl_err *err);
 void hub_site_clear(hub_site *s);
 
 /* Errors: FL_EINVAL. */
@@ -72,7 +75,6 @@ FL_CHECKED fl_status hub_repo_find(const hub_site *s, const hub_repo *r, char **
 typedef FL_CHECKED fl_status (*hub_repo_visit)(void *user, const hub_entry *e, fl_err *err);
 FL_CHECKED fl_status hub_repo_each(const hub_site *s, hub_repo_visit visit, void *user, fl_err *err);
 
-FL_CHECKED fl_status hub_repo_remove(const hub_site *s, const hub_repo *r, fl_err *err);
 /* *fd -1: another pull has it. Makes the folders of the lock. */
 FL_CHECKED fl_status hub_repo_lock(const hub_site *s, const hub_repo *r, int *fd, fl_err *err);
 

@@ -201,12 +201,13 @@ static FL_CHECKED fl_status fetch_locked(source *s, fl_err *err) {
 
 static bool is_there(const source *s) {
     struct stat st;
-    return stat(s->path.data, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == s->bytes;
+    return lstat(s->path.data, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == s->bytes;
 }
 
 static FL_CHECKED fl_status fetch(source *s, fl_err *err) {
     int lock = -1;
-    fl_status st = hub_net_open(&s->net, s->site.endpoint, s->site.token, s->site.stall_s, err);
+    fl_status st = hub_site_find_token(&s->site, err);
+    if (st == FL_OK) st = hub_net_open(&s->net, s->site.endpoint, s->site.token, s->site.stall_s, err);
     if (st == FL_OK) st = ask_length(s, err);
     if (st == FL_OK) st = name_paths(s, err);
     while (st == FL_OK && !is_there(s) && lock < 0) { /* ends with the other pull, or by the caller's wish */

@@ -58,8 +58,7 @@ static bool take(model_builder *b, int layer, const char *name, const char *suff
     if (t->dims[0] != k || t->dims[1] != n || t->n_elems != (int64_t)n * k)
         b->status = fl_fail(b->err, FL_EFORMAT, "tensor %s has shape [%lld, %lld], the configuration asks for [%u, %u]",
                             t->name, (long long)t->dims[1], (long long)t->dims[0], n, k);
-    /* NVFP4's values lack a factor, which the file keeps in a tensor of its own. */
-    else if (!t->type || t->type->type == DTYPE_NVFP4)
+    else if (!t->type)
         b->status =
             fl_fail(b->err, FL_EUNSUPPORTED, "tensor %s is %s, which is not computed with", t->name, t->type_name);
     return b->status == FL_OK;
@@ -115,9 +114,26 @@ void model_ropes(model_builder *b) {
     b->sliding = add_rope(b, &b->c->rope_sliding);
 }
 
+/* A factor of the whole tensor, which the file keeps beside it (NAME.scale, one F32): it multiplies what the tensor gives. */
+static graph_value scaled(model_builder *b, int layer, const char *name, graph_value y) {
+    model_tensor t;
+    float factor;
+    uint32_t i = b->status == FL_OK ? find(b, layer, name, "scale") : UINT32_MAX;
+    if (i == UINT32_MAX) return y;
+    model_source_tensor_at(b->s, i, &t);
+    b->used[i] = 1;
+    if (!t.type || t.type->type != DTYPE_F32 || t.n_elems != 1) {
+        b->status = fl_fail(b->err, FL_EFORMAT, "tensor %s has %lld values of type %s, one of F32 is wanted", t.name,
+                            (long long)t.n_elems, t.type_name);
+        return y;
+    }
+    memcpy(&factor, t.data, sizeof factor);
+    return graph_unary(b->g, OP_SCALE, y, factor, graph_label(b->g, layer, "tensor_scale"));
+}
+
 graph_value model_embedding(model_builder *b) {
     uint32_t w = model_weight(b, -1, "token_embd", b->c->n_vocab, b->c->d_model, GRAPH_USE_EMBED);
-    graph_value h = graph_embed(b->g, w, graph_label(b->g, -1, "embed"));
+    graph_value h = scaled(b, -1, "token_embd", graph_embed(b->g, w, graph_label(b->g, -1, "embed")));
     return b->c->embed_scale == 1
                ? h
                : graph_unary(b->g, OP_SCALE, h, b->c->embed_scale, graph_label(b->g, -1, "embed_scale"));
@@ -152,7 +168,8 @@ graph_value model_norm(model_builder *b, int layer, const char *name, graph_valu
 }
 
 static graph_value product(model_builder *b, int layer, const char *name, graph_value x, uint32_t n, uint32_t k) {
-    return graph_matmul(b->g, x, model_weight(b, layer, name, n, k, GRAPH_USE_MATMUL), graph_label(b->g, layer, name));
+    uint32_t w = model_weight(b, layer, name, n, k, GRAPH_USE_MATMUL);
+    return scaled(b, layer, name, graph_matmul(b->g, x, w, graph_label(b->g, layer, name)));
 }
 
 static graph_value with_bias(model_builder *b, int layer, const char *name, graph_value x, uint32_t n, bool wanted) {
@@ -166,7 +183,7 @@ static graph_value part_product(model_builder *b, int layer, const char *name, c
                                 uint32_t n_all, uint32_t *first, uint32_t n, uint32_t k) {
     uint32_t w = model_weight_rows(b, layer, name, n_all, *first, n, k);
     *first += n;
-    return graph_matmul(b->g, x, w, graph_label(b->g, layer, label));
+    return scaled(b, layer, name, graph_matmul(b->g, x, w, graph_label(b->g, layer, label)));
 }
 
 static void project(model_builder *b, int layer, graph_value x, graph_value out[3]) {
@@ -267,10 +284,10 @@ void model_head(model_builder *b, graph_value h) {
     const model_config *c = b->c;
     graph_value x = graph_rows_wanted(b->g, h, graph_label(b->g, -1, "rows"));
     x = model_norm(b, -1, "output_norm", x, c->d_model);
-    uint32_t head =
-        model_weight(b, -1, c->tied_head ? "token_embd" : "output", c->n_vocab, c->d_model, GRAPH_USE_MATMUL);
+    const char *name = c->tied_head ? "token_embd" : "output";
+    uint32_t head = model_weight(b, -1, name, c->n_vocab, c->d_model, GRAPH_USE_MATMUL);
     fine_head(b, head);
-    x = graph_matmul(b->g, x, head, graph_label(b->g, -1, "head"));
+    x = scaled(b, -1, name, graph_matmul(b->g, x, head, graph_label(b->g, -1, "head")));
     if (c->logit_scale != 1) x = graph_unary(b->g, OP_SCALE, x, c->logit_scale, graph_label(b->g, -1, "logit_scale"));
     if (c->final_softcap != 0)
         x = graph_unary(b->g, OP_SOFTCAP, x, c->final_softcap, graph_label(b->g, -1, "final_softcap"));

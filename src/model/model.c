@@ -255,7 +255,7 @@ static fl_status check_all_used(const model_builder *b) {
     return FL_OK;
 }
 
-enum { NODES_PER_LAYER = 32, WEIGHTS_PER_LAYER = 24, EXTRA = 16 };
+enum { NODES_PER_LAYER = 40, WEIGHTS_PER_LAYER = 24, EXTRA = 16 };
 
 fl_status model_build(graph **out, const model_config *m, const model_source *s, uint32_t max_len, compute c,
                       fl_err *err) {

@@ -66,6 +66,15 @@ size_t model_source_bytes(const model_source *s) {
     return s->gguf ? file_gguf_bytes(s->gguf) : file_safetensors_bytes(s->folder);
 }
 
+uint32_t model_source_n_parts(const model_source *s) {
+    if (s->shape) return 0;
+    return s->gguf ? file_gguf_n_parts(s->gguf) : file_safetensors_n_parts(s->folder);
+}
+
+const char *model_source_part(const model_source *s, uint32_t index, uint64_t *bytes) {
+    return s->gguf ? file_gguf_part(s->gguf, index, bytes) : file_safetensors_part(s->folder, index, bytes);
+}
+
 static fl_status parse_config(model_source *s, const char *text, size_t n, fl_err *err) {
     fl_status st = base_json_read(&s->config, text, n, "config.json", 0, err);
     const json_t *inner = json_object_get(s->config, "text_config");

@@ -56,7 +56,9 @@ void model_source_forget(const model_source *s); /* file_gguf_forget(), file_saf
 
 const char *model_source_path(const model_source *s);
 size_t model_source_bytes(const model_source *s);
-const file_gguf *model_source_gguf(const model_source *s); /* NULL: a folder */
+uint32_t model_source_n_parts(const model_source *s);                                  /* files with weights */
+const char *model_source_part(const model_source *s, uint32_t index, uint64_t *bytes); /* path and size of one */
+const file_gguf *model_source_gguf(const model_source *s);                             /* NULL: a folder */
 
 uint32_t model_source_n_tensors(const model_source *s);
 void model_source_tensor_at(const model_source *s, uint32_t index, model_tensor *out);

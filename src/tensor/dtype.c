@@ -170,16 +170,29 @@ static void decode_q6_k(const void *blocks, float *out, int64_t n) {
 
 /* ue4m3 scales@0[4], codes@4[32]: 16 elements share 8 bytes, low nibbles first. Scales are decoded at half their value,
  * because the codes are doubled; 0x7f counts as 0. The tensor's own scale is not part of the blocks. */
+static float nvfp4_half_scale(uint8_t s) {
+    const int exponent = s >> 3 & 15, mantissa = s & 7;
+    if (s == 0x7f) return 0;
+    return exponent ? bits_to_f32((uint32_t)(exponent + 119) << 23 | (uint32_t)mantissa << 20)
+                    : (float)mantissa * 0x1p-10f;
+}
+
+void dtype_nvfp4_group(const uint8_t *block, uint32_t t, float dw[2], int8_t code[DTYPE_GROUP]) {
+    for (uint32_t i = 0; i < DTYPE_GROUP; i++) {
+        const uint8_t byte = block[4 + (2 * t + i / 16) * 8 + i % 8];
+        code[i] = dtype_book_fp4[i % 16 < 8 ? byte & 15 : byte >> 4];
+    }
+    for (uint32_t h = 0; h < 2; h++) dw[h] = nvfp4_half_scale(block[2 * t + h]);
+}
+
 static void decode_nvfp4(const void *blocks, float *out, int64_t n) {
     const uint8_t *b = blocks;
     for (int64_t at = 0; at < n; at += 64, b += 36)
-        for (int i = 0; i < 64; i++) {
-            const uint8_t s = b[i / 16], byte = b[4 + i / 16 * 8 + i % 8];
-            const int exponent = s >> 3 & 15, mantissa = s & 7;
-            float d = exponent ? bits_to_f32((uint32_t)(exponent + 119) << 23 | (uint32_t)mantissa << 20)
-                               : (float)mantissa * 0x1p-10f;
-            if (s == 0x7f) d = 0;
-            out[at + i] = d * (float)dtype_book_fp4[i % 16 < 8 ? byte & 15 : byte >> 4];
+        for (uint32_t t = 0; t < 2; t++) {
+            float dw[2];
+            int8_t code[DTYPE_GROUP];
+            dtype_nvfp4_group(b, t, dw, code);
+            for (uint32_t i = 0; i < DTYPE_GROUP; i++) out[at + t * DTYPE_GROUP + i] = dw[i / 16] * (float)code[i];
         }
 }
 

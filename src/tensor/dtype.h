@@ -60,7 +60,8 @@ typedef struct {
     bool quantized;                                            /* a GGUF block type: the q8 profile is its default */
     void (*decode)(const void *blocks, float *out, int64_t n); /* n a multiple of block_elems */
     bool has_min;                                              /* its groups have a minimum m */
-    /* Group t of one block (32 t < block_elems). NULL for plain types, and for NVFP4, whose scales are not integers. */
+    /* Group t of one block (32 t < block_elems). NULL for plain types, and for NVFP4, whose scales are not integers
+     * (dtype_nvfp4_group). */
     void (*group)(const uint8_t *block, uint32_t t, dtype_group *g);
     /* The values that codes of the type take, 16 of them (some may repeat or be unused); NULL when they are more. */
     const int8_t *book;
@@ -75,6 +76,9 @@ const dtype_info *dtype_all(size_t *n);
 
 /* Bytes of a row of n elements; 0 when n is not whole blocks or the size overflows. */
 size_t dtype_row_bytes(dtype type, int64_t n);
+
+/* Group t of an NVFP4 block (32 t < 64): code[i] are doubled e2m1 values, dw[i / 16] half the scale of each 16. */
+void dtype_nvfp4_group(const uint8_t *block, uint32_t t, float dw[2], int8_t code[DTYPE_GROUP]);
 
 /* IEEE half and bfloat16; round to nearest even, NaN stays NaN, subnormals kept. */
 float dtype_f16_to_f32(uint16_t h);

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import tempfile
+import time
 import unittest
 
 import gguf
@@ -21,7 +22,20 @@ def command(*args):
     return [PROGRAM, *map(str, args)]
 
 
-def run(*args, stdin=b"", env=None, timeout=120):
+PATIENCE = 180  # seconds until a test gives up: on a busy machine everything may be slow
+
+
+def wait_for(happened):
+    """Waits until happened() is true; whether it became so."""
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def run(*args, stdin=b"", env=None, timeout=PATIENCE):
     """Runs flambeau; the result has returncode, stdout and stderr as bytes."""
     return subprocess.run(command(*args), input=stdin, capture_output=True, timeout=timeout,
                           env={**os.environ, **(env or {})}, check=False)

@@ -1,11 +1,12 @@
 """Files, models and prompts that cannot work: one clear line, exit code 1 or 2, no crash, nothing left behind."""
+import json
 import os
 import random
 import struct
 import subprocess
 
 import gguf
-from flambeau import FOLDER, Case, command, ids_text, run, tiny
+from flambeau import FOLDER, PATIENCE, Case, command, ids_text, run, tiny
 
 COMMANDS = (("run", "hello", "-n", "2"), ("score", "--text", "hello"), ("tokenize", "hello"), ("bench", "-p", "4", "-n", "1"), ("show",))
 
@@ -67,7 +68,7 @@ class Files(Case):
             rng, bad = random.Random(seed), bytearray(data)
             for _ in range(rng.randrange(1, 5)):
                 bad[rng.randrange(8, 9000)] = rng.randrange(256)
-            result = run("run", save(bytes(bad)), "hello", "-n", "2", timeout=60)
+            result = run("run", save(bytes(bad)), "hello", "-n", "2", timeout=PATIENCE)
             self.assertIn(result.returncode, (0, 1), f"seed {seed}: {result.stderr[-300:]}")
 
     def test_huge_counts(self):
@@ -180,3 +181,44 @@ class Prompts(Case):
         if os.uname().machine == "x86_64":
             self.refused(2, "neon", "run", tiny(), "hi", "--cpu-isa", "neon")
         self.refused(2, ["1000", "512"], "run", tiny(), "hi", "--max-model-len", "1000")
+
+    def test_deep_json(self):
+        """10,000 levels, where a parser that calls itself would run out of stack."""
+        deep, keys = FOLDER / "deep.json", FOLDER / "keys.json"
+        deep.write_text("[" * 10000 + "]" * 10000)
+        keys.write_text('{"messages":' * 10000 + "1" + "}" * 10000)
+        for path in (deep, keys):
+            self.refused(1, "depth", "template", tiny(), "--messages", path)
+            self.refused(1, "depth", "template", tiny(), "--messages", path, "--tools", path)
+            self.refused(1, "", "tokenize", path, "hello")
+
+    def test_hostile_tokenizers(self):
+        """Named faults of tokenizer.json, and a pattern that explodes, which must end by itself."""
+        def write(model, **more):
+            path = FOLDER / "tokenizer.json"
+            path.write_text(json.dumps({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [], **model}, **more}))
+            return path
+
+        def split(pattern):
+            return {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}}
+
+        def added(*pairs):
+            return {"added_tokens": [{"id": i, "content": c, "special": False, "single_word": False, "lstrip": False,
+                                      "rstrip": False, "normalized": False} for i, c in pairs]}
+
+        for path, words in ((lambda: write({"merges": [["a", "c"]]}), ["merge 0", "not in the vocabulary"]),
+                            (lambda: write({"vocab": {"a": 0, "b": 0}}), "given twice"),
+                            (lambda: write({}, **added((1, "x"), (1, "y"))), "given twice"),
+                            (lambda: write({}, **split("(a+")), "does not compile"),
+                            (lambda: write({}, **split("(a+)+$")), "gave up")):
+            self.refused(1, words, "tokenize", path(), "a" * 40 + "b")
+
+    def test_hostile_templates(self):
+        for template in ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ 'a' * 1000000000 }}", "{{ range(10 ** 9) | list }}",
+                         "{% for i in range(99999) %}{% for j in range(99999) %}{{ i }}{% endfor %}{% endfor %}",
+                         "{% set n = namespace(s='aaaaaaaaaa') %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}{{ n.s }}",
+                         "{{ messages | nosuch }}", "{% include 'x' %}", "{{ lipsum(5) }}", "{{ ''.__class__.__mro__ }}",
+                         "{% if " + "(" * 10000 + "1" + ")" * 10000 + " %}{% endif %}"):
+            path = FOLDER / "hostile.jinja"
+            path.write_text(template)
+            self.refused(1, "line 1", "run", tiny(), "hello", "--chat-template", path)

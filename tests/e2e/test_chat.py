@@ -9,7 +9,7 @@ import subprocess
 import time
 import unittest
 
-from flambeau import FOLDER, Case, command, run, tiny
+from flambeau import FOLDER, PATIENCE, Case, command, run, tiny
 
 LONG = ("--temperature", "0", "--ignore-eos")
 SHORT = ("--temperature", "0", "-n", "5", "--ignore-eos")
@@ -31,7 +31,7 @@ class Talk(Case):
         os.close(slave)
         shown, position = b"", 0
         for wanted, send in script:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE
             here = (lambda: len(shown) >= position + wanted) if isinstance(wanted, int) else (lambda: wanted in shown[position:])
             while not here() and time.monotonic() < deadline:
                 if select.select([master], [], [], 0.2)[0]:
@@ -42,7 +42,7 @@ class Talk(Case):
             self.assertTrue(here(), (wanted, shown[-500:]))
             position = position + wanted if isinstance(wanted, int) else shown.index(wanted, position) + len(wanted)
             os.write(master, send)
-        code = p.wait(timeout=30)
+        code = p.wait(timeout=PATIENCE)
         try:
             while select.select([master], [], [], 0.1)[0]:
                 data = os.read(master, 65536)

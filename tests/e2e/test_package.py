@@ -6,7 +6,7 @@ import subprocess
 import tarfile
 import tempfile
 
-from flambeau import BUILD, ROOT, Case, tiny
+from flambeau import BUILD, PATIENCE, ROOT, Case, tiny
 
 
 def make(*args):
@@ -18,11 +18,11 @@ class Package(Case):
         lines = (ROOT / "examples" / "hello.c").read_text().splitlines()
         self.assertLessEqual(len(lines), 40)
         self.assertEqual([i for i in lines if i.startswith('#include "')], ['#include "flambeau.h"'])
-        result = subprocess.run([BUILD / "hello", tiny("gemma3"), "hello"], capture_output=True, timeout=60, check=False)
+        result = subprocess.run([BUILD / "hello", tiny("gemma3"), "hello"], capture_output=True, timeout=PATIENCE, check=False)
         self.assertEqual(result.returncode, 0, result.stderr)
         greedy = self.json("run", tiny("gemma3"), "hello", "--raw", "--temperature", "0", "-n", "32")
         self.assertEqual(result.stdout.decode(errors="replace").rstrip("\n"), greedy["text"].rstrip("\n"))
-        result = subprocess.run([BUILD / "hello", "/nowhere.gguf", "hello"], capture_output=True, timeout=60, check=False)
+        result = subprocess.run([BUILD / "hello", "/nowhere.gguf", "hello"], capture_output=True, timeout=PATIENCE, check=False)
         self.assertEqual(result.returncode, 1)
         self.assertIn(b"error: ", result.stderr)
 

@@ -7,9 +7,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 
-from flambeau import Case, command, run
+from flambeau import PATIENCE, Case, command, run, wait_for
 
 
 class Pull(Case):
@@ -71,22 +70,23 @@ class Pull(Case):
             subprocess.run(["umount", self.cache], check=True)
 
     def test_signals(self):
-        self.fake_python("echo $$ > \"$0.pid\"\nhead -c 100000 /dev/zero > part.whl\nexec sleep 60\n")
+        self.fake_python("echo $$ > \"$0.pid\"\nhead -c 100000 /dev/zero > part.whl\nexec sleep 600\n")
         pid_file = self.folder / "bin" / "python3.pid"
         for number in (signal.SIGINT, signal.SIGTERM):
             p = subprocess.Popen(command("pull", "smollm2"), env={**os.environ, **self.env}, stdout=subprocess.PIPE,
                                  stderr=subprocess.PIPE)
-            deadline = time.monotonic() + 20
-            while not (pid_file.exists() and pid_file.read_text().strip()) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            self.assertTrue(wait_for(lambda: pid_file.exists() and pid_file.read_text().strip()))
             child = int(pid_file.read_text())
             p.send_signal(number)
-            out, _ = p.communicate(timeout=20)
+            out, _ = p.communicate(timeout=PATIENCE)
             self.assertEqual((p.returncode, out), (128 + number, b""))
             self.assertEqual(self.left(), [])
-            time.sleep(0.2)
-            self.assertFalse(pathlib.Path(f"/proc/{child}").exists() and
-                             "sleep" in pathlib.Path(f"/proc/{child}/cmdline").read_text(), "the download goes on")
+            def goes_on():
+                try:
+                    return "sleep" in pathlib.Path(f"/proc/{child}/cmdline").read_text()
+                except OSError:
+                    return False
+            self.assertTrue(wait_for(lambda: not goes_on()), "the download goes on")
             pid_file.unlink()
 
     def test_no_home(self):

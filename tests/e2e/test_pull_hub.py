@@ -5,6 +5,7 @@ import os
 import pathlib
 import pty
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 
-from flambeau import ROOT, Case, command, run, tiny
+from flambeau import PATIENCE, PROGRAM, ROOT, Case, command, run, tiny, wait_for
 from hub import COMMIT, Hub, git_oid
 
 MB = 1 << 20
@@ -34,14 +35,14 @@ class Pull(Case):
         hub.fault = fault
         self.addCleanup(hub.close)
         self.env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(self.home), "FLAMBEAU_CACHE": str(self.folder / "own"), "HF_TOKEN": "",
-                    "HF_HUB_CACHE": "", "HF_HUB_OFFLINE": "", "HF_HUB_DOWNLOAD_TIMEOUT": "1", "NO_COLOR": "1"}
+                    "HF_HUB_CACHE": "", "HF_HUB_OFFLINE": "", "HF_HUB_DOWNLOAD_TIMEOUT": "30", "NO_COLOR": "1"}
         return hub
 
     def pull(self, name="org/name", **more):
         return pathlib.Path(self.ok("pull", name, env=self.env, **more).decode().strip())
 
     def fails(self, words, name="org/name", *options):
-        return self.refused(1, words, "pull", name, *options, env=self.env, timeout=60)
+        return self.refused(1, words, "pull", name, *options, env=self.env, timeout=PATIENCE)
 
     def blobs(self):
         return sorted(p.name for p in (self.repo / "blobs").iterdir())
@@ -212,7 +213,7 @@ class Pull(Case):
                 break
             text += chunk
         os.close(ours)
-        p.communicate(timeout=20)
+        p.communicate(timeout=PATIENCE)
         self.assertEqual(p.returncode, 0, text)
         shown = [int(n) for n in re.findall(rb"downloading[^\r%]* (\d+)%", text)]
         self.assertGreater(len(shown), 3)
@@ -230,13 +231,14 @@ class Pull(Case):
             h.end_headers()
             h.wfile.write(BIG[first:first + 1000])
             h.wfile.flush()
-            done.wait(20)
+            done.wait(PATIENCE)
             h.cut()
             return True
         stalled, done = [], threading.Event()
         self.addCleanup(done.set)
         self.serve(fault=fault)
-        self.assertEqual(self.pull(timeout=30).read_bytes(), BIG)
+        self.env["HF_HUB_DOWNLOAD_TIMEOUT"] = "1"
+        self.assertEqual(self.pull().read_bytes(), BIG)
 
     def test_no_ranges(self):
         """200 where 206 was wanted, every time or once: the file comes in one stream."""
@@ -394,6 +396,86 @@ class Pull(Case):
         self.fails(digest)
         self.assertEqual(list(outside.iterdir()), [])
 
+    def test_links_out_of_the_cache(self):
+        """A snapshot's or a blob's link that leads to a file outside, of the right size: not read; pull puts it right."""
+        self.serve({"model.gguf": self.model})
+        path = self.pull()
+        outside = self.folder / "outside.gguf"
+        outside.write_bytes(self.model)
+        blob = (path.parent / os.readlink(path)).resolve()
+        for spoil in ("snapshot", "absolute", "blob"):
+            with self.subTest(spoil=spoil):
+                if spoil == "blob":
+                    blob.unlink()
+                    blob.symlink_to(outside)
+                else:
+                    path.unlink()
+                    path.symlink_to(outside if spoil == "absolute" else os.path.relpath(outside, path.parent))
+                self.refused(1, "offline", "run", "org/name", "hello", "--offline", env=self.env)
+                self.assertNotIn("org/name", self.ok("list", env=self.env).decode())
+                self.assertEqual(self.pull(), path)
+                self.assertEqual((path.resolve(), blob.is_symlink()), (blob, False))
+        own = self.folder / "own" / "models" / "mine"
+        own.mkdir(parents=True)
+        (own / "m.gguf").symlink_to(outside)
+        self.refused(1, "mine", "show", "mine", env=self.env)
+        self.assertEqual(outside.read_bytes(), self.model)
+
+    def test_the_token_file(self):
+        """Of the hub's Python client, in each of the places it may be; HF_TOKEN comes first."""
+        hub = self.serve()
+        del self.env["HF_TOKEN"]
+        for name in ("HOME", "XDG_CACHE_HOME", "HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+            self.env[name] = ""
+        self.home.mkdir()
+
+        def sent():
+            n = len(hub.requests)
+            self.pull()
+            return {r[1].get("Authorization") for r in hub.requests[n:]}
+
+        self.assertEqual(sent(), {None})
+        (self.home / "token").write_text("hf_of_home\n")
+        self.assertEqual(sent(), {"Bearer hf_of_home"})
+        (self.folder / "t").write_text("  hf_of_path\r\n")
+        self.env["HF_TOKEN_PATH"] = str(self.folder / "t")
+        self.assertEqual(sent(), {"Bearer hf_of_path"})
+        self.env["HF_TOKEN"] = "hf_said"
+        self.assertEqual(sent(), {"Bearer hf_said"})
+        self.env["HF_TOKEN"] = ""
+        self.env["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
+        self.assertEqual(sent(), {None})
+        self.env["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = ""
+        for secret in (b"hf_sec ret", b"hf_secret\nX-Evil: 1", b"hf_secret\0x", b"hf_secret" * 1000):
+            (self.folder / "t").write_bytes(secret)
+            self.assertNotIn("hf_sec", self.fails([str(self.folder / "t"), "no token"]))
+            self.ok("list", env=self.env)
+        self.env["HF_TOKEN_PATH"] = str(self.folder)
+        self.fails(["token", str(self.folder)])
+        self.env["HF_TOKEN_PATH"] = ""
+        self.env["HF_HOME"] = ""
+        self.env["XDG_CACHE_HOME"] = str(self.folder / "xdg")
+        (self.folder / "xdg" / "huggingface").mkdir(parents=True)
+        (self.folder / "xdg" / "huggingface" / "token").write_text("hf_of_xdg")
+        self.assertEqual(sent(), {"Bearer hf_of_xdg"})
+
+    def test_the_token_is_never_shown(self):
+        """Not in what is printed, whatever the hub answers, and not in the cache."""
+        secret = "hf_never_shown_7"
+        for status in (200, 302, 401, 403, 404, 500):
+            def fault(h, path, count, status=status):
+                if status == 200:
+                    return False
+                auth = h.headers.get("Authorization", "")
+                h.answer(status, auth.encode(), **({"Location": f"http://127.0.0.1:9/{auth}"} if status == 302 else {}))
+                return True
+            self.serve({"model.gguf": self.model}, fault=fault)
+            self.env["HF_TOKEN"] = secret
+            result = run("pull", "org/name", env=self.env)
+            self.assertEqual(result.returncode, 0 if status == 200 else 1)
+            self.assertNotIn(secret.encode(), result.stdout + result.stderr)
+        self.assertFalse(any(secret.encode() in p.read_bytes() for p in self.home.rglob("*") if p.is_file()))
+
     def test_a_listing_elsewhere(self):
         def fault(h, path, count):
             if "/tree/" not in path:
@@ -431,9 +513,7 @@ class Pull(Case):
         hub = self.serve(fault=self.slow)
         p = subprocess.Popen(command("pull", "org/name"), env={**os.environ, **self.env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         journal = self.repo / "blobs" / (hashlib.sha256(BIG).hexdigest() + ".journal")
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and not (journal.exists() and "\n00000000\n" in journal.read_text()):
-            time.sleep(0.02)
+        self.assertTrue(wait_for(lambda: journal.exists() and "\n00000000\n" in journal.read_text()))
         return hub, p, journal
 
     def test_resume(self):
@@ -441,7 +521,7 @@ class Pull(Case):
             with self.subTest(number=number):
                 hub, p, journal = self.start_slow_pull()
                 p.send_signal(number)
-                _, err = p.communicate(timeout=20)
+                _, err = p.communicate(timeout=PATIENCE)
                 self.assertEqual(p.returncode, -number if number == signal.SIGKILL else 130, err)
                 self.assertTrue(journal.exists())
                 self.dripping = False
@@ -457,7 +537,7 @@ class Pull(Case):
         for text in (b"", b"junk", b"parts 1 2\n00000000\n", None):
             hub, p, journal = self.start_slow_pull()
             p.kill()
-            p.communicate(timeout=20)
+            p.communicate(timeout=PATIENCE)
             self.dripping = False
             head = journal.read_bytes()
             journal.write_bytes(head + b"0000" if text is None else text)  # None: a line that was cut off
@@ -468,13 +548,14 @@ class Pull(Case):
         hub, p, _ = self.start_slow_pull()
         second = subprocess.Popen(command("pull", "org/name"), env={**os.environ, **self.env}, stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE)
-        time.sleep(0.5)
+        said = b""
+        while b"another process" not in said:
+            said += second.stderr.read1() or self.fail(f"the second pull ended: {said}")
         self.dripping = False
-        out1, err1 = p.communicate(timeout=30)
-        out2, err2 = second.communicate(timeout=30)
+        out1, err1 = p.communicate(timeout=PATIENCE)
+        out2, err2 = second.communicate(timeout=PATIENCE)
         self.assertEqual((p.returncode, second.returncode), (0, 0), err1 + err2)
         self.assertEqual(out1, out2)
-        self.assertIn(b"another process", err2)
         self.assertEqual(sum(1 for r in hub.asked("/resolve/") if r[1]["Range"].startswith("bytes=0-")), 1)
 
     def small_disk(self, size, *options):
@@ -490,6 +571,40 @@ class Pull(Case):
         self.small_disk("10m")
         self.fails(["needs", "HF_HOME"])
         self.assertFalse(hub.asked("/resolve/"), "known before the first byte")
+
+    def test_files_that_may_not_grow(self):
+        """A limit on file sizes, which any user can set: an error, no signal, and nothing kept."""
+        self.serve()
+        result = subprocess.run(command("pull", "org/name"), env={**os.environ, **self.env}, capture_output=True, check=False,
+                                timeout=PATIENCE, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4 * MB, 4 * MB)))
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertIn(b"error: ", result.stderr)
+        self.assertIn(b"no room", result.stderr)
+        self.assert_nothing_kept()
+        self.assertEqual(self.pull().read_bytes(), BIG)
+
+    def test_a_read_only_folder(self):
+        """The same by access rights, as another user than root has them."""
+        if os.geteuid() == 0 and not shutil.which("setpriv"):
+            self.skipTest("root may write anywhere")
+        self.serve({"model.gguf": self.model})
+        path = self.pull()
+        drop = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+        if drop and subprocess.run([*drop, "ls", path, PROGRAM], capture_output=True, check=False).returncode != 0:
+            os.chmod(self.folder, 0o755)
+            if subprocess.run([*drop, "ls", path, PROGRAM], capture_output=True, check=False).returncode != 0:
+                self.skipTest("another user cannot reach the program here")
+        folders = [p for p in (self.home, *self.home.rglob("*")) if p.is_dir() and not p.is_symlink()]
+        for p in folders:
+            os.chmod(p, 0o555)
+        self.addCleanup(lambda: [os.chmod(p, 0o755) for p in folders])
+        def pull(name):
+            return subprocess.run([*drop, *command("pull", name)], env={**os.environ, **self.env}, capture_output=True, check=False,
+                                  timeout=PATIENCE)
+        self.assertEqual(pull("org/name").stdout.decode().strip(), str(path))
+        result = pull("org/name@v1")
+        self.assertEqual((result.returncode, result.stdout), (1, b""))
+        self.assertIn(b"ermission denied", result.stderr)
 
     def test_a_read_only_cache(self):
         self.serve({"model.gguf": self.model})

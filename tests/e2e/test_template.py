@@ -1,7 +1,7 @@
 """template: chat templates of models and of lone files."""
 import json
 
-from flambeau import FOLDER, Case, tiny
+from flambeau import FOLDER, PATIENCE, Case, tiny
 
 MESSAGES = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello\n\"quoted\" é 🙂"}]
 CHAT = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in MESSAGES)
@@ -53,11 +53,11 @@ class Template(Case):
                        "{% for i in range(100000) %}{% for j in range(100000) %}{% for k in range(100000) %}{% endfor %}{% endfor %}{% endfor %}",
                        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"):
             with self.subTest(source=source):
-                self.refused(1, "", "template", write("t.jinja", source), timeout=60)
+                self.refused(1, "", "template", write("t.jinja", source), timeout=PATIENCE)
         raising = tiny(template="{{ raise_exception('not today') }}")
         self.refused(1, "not today", "run", raising, "hello")
         endless = tiny(template="{% for i in range(1000000000) %}{% for j in range(1000000000) %}{% endfor %}{% endfor %}")
-        self.refused(1, "", "run", endless, "hello", timeout=60)
+        self.refused(1, "", "run", endless, "hello", timeout=PATIENCE)
 
     def test_a_template_given_by_the_user(self):
         path, messages = FOLDER / "own.jinja", FOLDER / "own.json"

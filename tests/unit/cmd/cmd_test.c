@@ -3,11 +3,16 @@
 #include "cmd/cmd_int.h"
 #include "cmd/input.h"
 #include "cmd/json.h"
+#include "cmd/memory.h"
+#include "cmd/modules.h"
 #include "cmd/out.h"
 #include "test.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 TEST(numbers) {
     static const struct {
@@ -146,4 +151,76 @@ TEST(settings_of_a_chat) {
     CHECK(cmd_options_change(&o, "temperature", "-1", &err) == FL_EINVAL && o.temperature == 0.25f);
     CHECK(cmd_options_change(&o, "threads", "2", &err) == FL_EINVAL && strstr(err.msg, "no setting"));
     CHECK(cmd_options_change(&o, "temprature", "2", &err) == FL_EINVAL && strstr(err.msg, "did you mean temperature"));
+}
+
+TEST(modules) {
+    static const char *const names[][2] = {{"blk.0.attn_q.weight", "attn_q"},
+                                           {"blk.31.attn_q.bias", "attn_q.bias"},
+                                           {"token_embd.weight", "token_embd"},
+                                           {"output.weight", "output"},
+                                           {"model.layers.12.self_attn.q_proj.weight", "self_attn.q_proj"},
+                                           {"model.layers.3.mlp.experts.77.up_proj.weight", "mlp.experts.*.up_proj"},
+                                           {"weight", "weight"},
+                                           {"blk.1", "blk.*"},
+                                           {"blk.1.", "-"},
+                                           {"a..b", "a..b"},
+                                           {"", "-"}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char out[96];
+        cmd_modules_name(out, names[i][0]);
+        CHECKF(strcmp(out, names[i][1]) == 0, "%s gave %s", names[i][0], out);
+    }
+    char name[300], out[96];
+    memset(name, 'x', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    cmd_modules_name(out, name);
+    CHECK(strlen(out) == 95);
+    for (int i = 0; i < 299; i += 2) name[i] = '.';
+    cmd_modules_name(out, name);
+    CHECK(strlen(out) <= 95);
+}
+
+static void put_file(const char *folder, const char *name, const char *text) {
+    char path[400];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    for (char *at = strchr(path + 1, '/'); at; at = strchr(at + 1, '/')) {
+        *at = '\0';
+        (void)mkdir(path, 0777);
+        *at = '/';
+    }
+    FILE *f = fopen(path, "w");
+    CHECK(f && fputs(text, f) >= 0);
+    if (f) fclose(f);
+}
+
+/* The limits of control groups of both versions: the least on the way up counts. */
+TEST(memory_limits) {
+    char folder[] = "/tmp/flambeau-cmd-XXXXXX", proc[300], group[300], command[300];
+    CHECK(mkdtemp(folder) != NULL);
+    snprintf(proc, sizeof proc, "%s/proc", folder);
+    snprintf(group, sizeof group, "%s/cgroup", folder);
+    cmd_memory m;
+    cmd_memory_read(&m, proc, group);
+    CHECK(m.total > 0 && m.available == 0 && m.limit == 0);
+    put_file(proc, "meminfo", "MemTotal: 9 kB\nMemAvailable:     2048 kB\n");
+    put_file(proc, "self/cgroup", "0::/a.slice/b.scope\n");
+    put_file(group, "a.slice/memory.max", "30000000\n");
+    put_file(group, "a.slice/memory.current", "1000\n");
+    put_file(group, "a.slice/b.scope/memory.max", "max\n");
+    cmd_memory_read(&m, proc, group);
+    CHECKF(m.available == 2048 * 1024 && m.limit == 30000000 && m.limit_used == 1000, "%llu",
+           (unsigned long long)m.limit);
+    CHECK(strstr(m.group, "/a.slice") && !strstr(m.group, "b.scope"));
+    put_file(group, "a.slice/b.scope/memory.max", "20000000\n");
+    cmd_memory_read(&m, proc, group);
+    CHECK(m.limit == 20000000);
+    put_file(proc, "self/cgroup", "9:name=systemd:/\n4:memory:/docker/x\n0::/\n");
+    put_file(group, "memory/memory.limit_in_bytes", "9223372036854771712\n");
+    cmd_memory_read(&m, proc, group);
+    CHECK(m.limit == 0);
+    put_file(group, "memory/docker/memory.limit_in_bytes", "10000000\n");
+    cmd_memory_read(&m, proc, group);
+    CHECK(m.limit == 10000000);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    CHECK(system(command) == 0);
 }

@@ -112,7 +112,7 @@ TEST(files_that_make_no_model) {
         {{.arch = "llama", .d_k = 12}, FL_OK, ""},
         {{.arch = "llama", .d_k = 13}, FL_EUNSUPPORTED, "13"},
         {{.arch = "llama", .d_k = 584}, FL_EUNSUPPORTED, "584"},
-        {{.arch = "llama", .types = {DTYPE_NVFP4}, .d_ff = 128}, FL_EUNSUPPORTED, "NVFP4"},
+        {{.arch = "llama", .types = {DTYPE_NVFP4}, .d_ff = 128, .scale = NAN}, FL_EFORMAT, "blk.0.attn_q.scale"},
         {{.arch = "gemma3", .d_model = 96, .d_ff = 64, .n_layers = 1}, FL_OK, ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -125,6 +125,35 @@ TEST(files_that_make_no_model) {
         fl_engine_close(e);
         fl_model_close(m);
     }
+}
+
+/* Tensor scales: a model of NVFP4 whose block scales are halved and whose tensors have the scale 2 is the same model to the
+ * bit; without the scales it is another. Every op by itself gives the same as groups. */
+TEST(tensor_scales) {
+    tiny_model plain = {.arch = "llama", .types = {DTYPE_NVFP4}, .d_ff = 128, .head = true}, halved = plain,
+               other = plain;
+    halved.scale = 2;
+    halved.block_scale = -8; /* one less in the exponent of ue4m3 */
+    other.block_scale = -8;
+    const tiny_model models[] = {plain, halved, other};
+    static transcript runs[4];
+    run_prompt(prompt, 20, 96, 3);
+    fl_request_options o = run_options(prompt, 20, 20);
+    for (int i = 0; i < 4; i++) {
+        fl_engine_options eo;
+        fl_engine_options_init(&eo);
+        eo.opt_level = i == 3 ? 0 : -1;
+        fl_model *m = tiny_open(&models[i == 3 ? 1 : i]);
+        fl_engine *e = run_engine(m, &eo);
+        CHECK(run_one(&runs[i], e, &o));
+        fl_engine_close(e);
+        fl_model_close(m);
+    }
+    const char *differs = run_differ(&runs[0], &runs[1]);
+    CHECKF(differs == NULL, "a scale of 2: %s", differs);
+    differs = run_differ(&runs[1], &runs[3]);
+    CHECKF(differs == NULL, "every op by itself: %s", differs);
+    CHECK(run_differ(&runs[0], &runs[2]) != NULL);
 }
 
 TEST(two_engines_share_a_model) {

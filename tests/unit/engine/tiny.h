@@ -9,6 +9,7 @@
 #include "flambeau.h"
 #include "test.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,8 @@ typedef struct {
     bool biases, head, no_tokenizer, context_is_huge;
     uint64_t seed;
     const char *broken; /* this F32 tensor gets a NaN at its start */
+    float scale;        /* of every matrix of a layer, in a tensor beside it; 0: none, NAN: one of two values */
+    int block_scale;    /* added to the block scales of NVFP4 */
 } tiny_model;
 
 typedef struct {
@@ -77,6 +80,9 @@ static inline void tiny_block(dtype type, uint8_t *p, uint64_t *seed) {
         case DTYPE_IQ4_NL: tiny_half(p, d * 0.0018f); break;
         case DTYPE_IQ4_XS: tiny_half(p, d * 0.0001f); break;
         case DTYPE_MXFP4: p[0] = 122; break;
+        case DTYPE_NVFP4:
+            for (int i = 0; i < 4; i++) p[i] = (uint8_t)(24 + p[i] % 8);
+            break;
         case DTYPE_TQ2_0: tiny_half(p + n - 2, d * 0.12f); break;
         default: tiny_half(p, d * 0.004f); break;
     }
@@ -102,7 +108,16 @@ static inline void *tiny_tensor(tiny_writer *t, const char *name, dtype type, ui
 static inline void tiny_matrix(tiny_writer *t, int layer, const char *name, uint32_t n, uint32_t k) {
     char full[64];
     (void)snprintf(full, sizeof full, "blk.%d.%s.weight", layer, name);
-    (void)tiny_tensor(t, full, t->m.types[t->n_matrices++ % t->m.n_types], n, k);
+    dtype type = t->m.types[t->n_matrices++ % t->m.n_types];
+    uint8_t *data = tiny_tensor(t, full, type, n, k);
+    for (size_t i = 0; type == DTYPE_NVFP4 && i < (size_t)n * k / 64 * 36; i++)
+        if (i % 36 < 4) data[i] = (uint8_t)(data[i] + t->m.block_scale);
+    if (t->m.scale == 0) return;
+    (void)snprintf(full, sizeof full, "blk.%d.%s.scale", layer, name);
+    uint64_t seed = t->seed; /* the other tensors are the same with and without */
+    float *scale = tiny_tensor(t, full, DTYPE_F32, 1, isnan(t->m.scale) ? 2 : 1);
+    scale[0] = t->m.scale;
+    t->seed = seed;
 }
 
 static inline void tiny_vector(tiny_writer *t, int layer, const char *name, uint32_t k) {

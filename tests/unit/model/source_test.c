@@ -1,5 +1,6 @@
 #include "base/json.h"
 #include "base/mem.h"
+#include "file/safetensors_write.h"
 #include "model/model.h"
 #include "test.h"
 
@@ -108,4 +109,72 @@ TEST(every_allocation_may_fail) {
         if (!hit) break;
     }
     CHECKF(n > 100 && n < 10000, "%llu allocations", (unsigned long long)n);
+}
+
+/* The folder's model with one tensor more, of n values; how many SCALE nodes its graph has. */
+static fl_status build_with(const char *folder, const char *name, int64_t n, uint32_t *n_scales, fl_err *err) {
+    static model_config c;
+    static const float values[2] = {0.5f, 2};
+    file_safetensors *from, *with;
+    file_safetensors_writer w = {0};
+    base_buf b = {0};
+    char path[128];
+    size_t n_config;
+    model_source *s;
+    graph *g;
+    *n_scales = 0;
+    (void)snprintf(path, sizeof path, "%s/config.json", folder);
+    char *config = test_read_file(path, &n_config);
+    fl_status st = file_safetensors_open(&from, folder, err);
+    CHECK(st == FL_OK && config);
+    for (uint32_t i = 0; i < file_safetensors_n_tensors(from); i++) {
+        const file_safetensors_tensor *t = file_safetensors_tensor_at(from, i);
+        file_safetensors_write_tensor(&w, t->name, t->type, t->n_dims, t->dims, t->data);
+    }
+    if (name) file_safetensors_write_tensor(&w, name, "F32", 1, &n, values);
+    st = file_safetensors_write_to_buf(&w, &b, err);
+    if (st == FL_OK) st = file_safetensors_open_memory(&with, b.data, b.len, folder, err);
+    CHECKF(st == FL_OK && model_source_open_parts(&s, with, config, n_config, err) == FL_OK, "%s", err->msg);
+    st = model_configure(&c, s, err);
+    if (st == FL_OK) st = model_build(&g, &c, s, c.context_length, COMPUTE_AUTO, err);
+    for (uint32_t i = 0; st == FL_OK && i < g->n_nodes; i++) *n_scales += g->nodes[i].op == OP_SCALE;
+    if (st == FL_OK) graph_close(g);
+    model_source_close(s);
+    file_safetensors_close(from);
+    file_safetensors_writer_clear(&w);
+    base_buf_clear(&b);
+    free(config);
+    return st;
+}
+
+/* A factor is applied wherever its tensor is used, or refused by name: none is ignored. */
+TEST(factors_of_whole_tensors) {
+    static const struct {
+        const char *folder, *name;
+        int64_t n;
+        uint32_t more; /* SCALE nodes; 0: refused */
+    } cases[] = {
+        {"tests/golden/tiny/llama", "model.layers.1.self_attn.q_proj.scale", 1, 1},
+        {"tests/golden/tiny/llama", "lm_head.scale", 1, 1},
+        {"tests/golden/tiny/gemma3", "model.embed_tokens.scale", 1, 2}, /* it is the head too */
+        {"tests/golden/tiny/phi3", "model.layers.0.self_attn.qkv_proj.scale", 1, 3},
+        {"tests/golden/tiny/phi3", "model.layers.0.mlp.gate_up_proj.scale", 1, 2},
+        {"tests/golden/tiny/llama", "model.layers.1.self_attn.q_proj.scale", 2, 0},
+        {"tests/golden/tiny/llama", "model.layers.1.input_layernorm.scale", 1, 0},
+        {"tests/golden/tiny/deepseek-v3", "model.layers.1.mlp.shared_experts.up_proj.scale", 1, 0},
+        {"tests/golden/tiny/deepseek-v3", "model.layers.1.mlp.experts.0.up_proj.scale", 1, 0},
+        {"tests/golden/tiny/deepseek-v3", "model.layers.1.self_attn.kv_b_proj.scale", 1, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        uint32_t before, after;
+        fl_err err = {0};
+        CHECKF(build_with(cases[i].folder, NULL, 0, &before, &err) == FL_OK, "%s", err.msg);
+        fl_status st = build_with(cases[i].folder, cases[i].name, cases[i].n, &after, &err);
+        if (cases[i].more)
+            CHECKF(st == FL_OK && after == before + cases[i].more, "%s: %u, then %u; %s", cases[i].name, before, after,
+                   err.msg);
+        else
+            CHECKF(st == (cases[i].n == 1 ? FL_EUNSUPPORTED : FL_EFORMAT) && strstr(err.msg, cases[i].name), "%s: %s",
+                   cases[i].name, err.msg);
+    }
 }

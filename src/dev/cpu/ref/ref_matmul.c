@@ -7,7 +7,7 @@
  *   q8    activations as int8 per group of 32 with an fp32 scale dx. A group of a
  *         weight row is integer codes, integer sub-scales and a scale dw (dtype_group); its
  *         integer sum is exact, then acc = fma((float)isum, dw * dx, acc), and for
- *         formats with a minimum m acc = fma((float)msum, m * dx, acc).
+ *         formats with a minimum m acc = fma((float)msum, m * dx, acc). NVFP4: a sum and a scale for each 16.
  *   bf16  both sides rounded to bf16; per block of 32 one fma chain over even k, one
  *         over odd k, then acc = acc + (even + odd). The last block is padded with 0.
  *   f32   one fma chain over ascending k, without padding.
@@ -76,7 +76,7 @@ static size_t token_bytes(compute c, uint32_t k) {
 
 static size_t ref_tile_bytes(dtype type, compute c, uint32_t k) {
     const dtype_info *info = dtype_find((uint32_t)type);
-    if (!info || c == COMPUTE_AUTO || (is_q(c) && !info->group)) return 0;
+    if (!info || c == COMPUTE_AUTO || (is_q(c) && !info->group && type != DTYPE_NVFP4)) return 0;
     return CPU_TILE_ROWS * dtype_row_bytes(type, k);
 }
 
@@ -157,6 +157,27 @@ static void q8_row(const cpu_weight *w, const uint8_t *row, const cpu_act *a, ui
     }
 }
 
+/* NVFP4: each half of a group has a scale of its own, so it is a sum of its own. */
+static void nvfp4_row(const cpu_weight *w, const uint8_t *row, const cpu_act *a, uint32_t t0, uint32_t n_tokens,
+                      float *y, size_t y_stride) {
+    const dtype_info *info = dtype_find(DTYPE_NVFP4);
+    const size_t bytes = token_bytes(w->compute, w->k);
+    const uint32_t per_block = info->block_elems / GROUP;
+    for (uint32_t i = 0; i < n_groups(w->k); i++) {
+        float dw[2];
+        int8_t code[GROUP];
+        dtype_nvfp4_group(row + (size_t)(i / per_block) * info->block_bytes, i % per_block, dw, code);
+        for (uint32_t t = 0; t < n_tokens; t++) {
+            const act_group *x = (const act_group *)(const void *)(a->data + (t0 + t) * bytes) + i;
+            for (int h = 0; h < 2; h++) {
+                int32_t isum = 0;
+                for (int j = 16 * h; j < 16 * h + 16; j++) isum += code[j] * x->q[j];
+                y[t * y_stride] = fmaf((float)isum, dw[h] * x->dx, y[t * y_stride]);
+            }
+        }
+    }
+}
+
 static void float_row(const cpu_weight *w, const uint8_t *row, const cpu_act *a, uint32_t t0, uint32_t n_tokens,
                       float *y, size_t y_stride) {
     const dtype_info *info = dtype_find((uint32_t)w->type);
@@ -185,7 +206,9 @@ static void ref_product(const cpu_weight *w, uint32_t tile, const void *panel, c
     const size_t row_bytes = w->tile_bytes / CPU_TILE_ROWS;
     for (uint32_t r = 0; r < CPU_TILE_ROWS; r++) {
         const uint8_t *row = w->data + tile * w->tile_bytes + r * row_bytes;
-        if (is_q(w->compute))
+        if (is_q(w->compute) && w->type == DTYPE_NVFP4)
+            nvfp4_row(w, row, a, t0, n_tokens, y + r, y_stride);
+        else if (is_q(w->compute))
             q8_row(w, row, a, t0, n_tokens, y + r, y_stride);
         else
             float_row(w, row, a, t0, n_tokens, y + r, y_stride);
