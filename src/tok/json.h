@@ -2,26 +2,24 @@
 #ifndef TOK_JSON_H
 #define TOK_JSON_H
 
+#include "tok/doc.h"
 #include "tok/pipe.h"
-
-#include <jansson.h>
 
 enum { TOK_JSON_DEPTH = 8 }; /* Sequences inside Sequences */
 
 typedef struct {
     tok *t;
-    tok_pipe *p;     /* t->pipe */
-    json_t *root;    /* owned */
-    json_t *model;   /* of root */
-    json_t *added;   /* of root: added_tokens */
-    tok_text *texts; /* [n_vocab] as the file spells them, borrowed from root; owned array */
+    tok_pipe *p; /* t->pipe */
+    tok_doc doc;
+    const tok_node *root, *model, *added; /* of doc; the last is added_tokens */
+    tok_text *texts;                      /* [n_vocab] as the file spells them, borrowed from doc; owned array */
     tok_stage stages[TOK_STAGES_MAX];
     char *patterns[TOK_STAGES_MAX]; /* owned */
     uint32_t n_stages;
 } tok_builder;
 
-const char *tok_json_string(const json_t *o, const char *key); /* NULL unless a string */
-bool tok_json_bool(const json_t *o, const char *key, bool otherwise);
+const char *tok_json_string(const tok_node *o, const char *key); /* NULL unless a string */
+bool tok_json_bool(const tok_node *o, const char *key, bool otherwise);
 
 /* json_steps.c: decodes base64 in place; the count, SIZE_MAX if it is none. */
 size_t tok_unbase64(char *s, size_t n);

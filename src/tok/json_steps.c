@@ -11,25 +11,25 @@
 #define PUNCTUATION "[!-/:-@\\[-`{-~\\p{P}]"
 #define WORD        "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200C}\\x{200D}"
 
-static const char *type_of(const json_t *o) {
+static const char *type_of(const tok_node *o) {
     const char *type = tok_json_string(o, "type");
     return type ? type : "";
 }
 
-static bool is(const json_t *o, const char *type) { return strcmp(type_of(o), type) == 0; }
+static bool is(const tok_node *o, const char *type) { return strcmp(type_of(o), type) == 0; }
 
-static fl_status unknown(const char *what, const json_t *o, fl_err *err) {
+static fl_status unknown(const char *what, const tok_node *o, fl_err *err) {
     return fl_fail(err, FL_EUNSUPPORTED, "%s \"%.60s\" of tokenizer.json is not known", what, type_of(o));
 }
 
 static fl_status no_memory(fl_err *err) { return fl_fail(err, FL_ENOMEM, "tokenizer.json"); }
 
-static fl_status copy_text(const json_t *v, const char *what, char **out, size_t *n, fl_err *err) {
-    if (!json_is_string(v)) return fl_fail(err, FL_EFORMAT, "%s of tokenizer.json has no text", what);
-    *n = json_string_length(v);
+static fl_status copy_text(const tok_node *v, const char *what, char **out, size_t *n, fl_err *err) {
+    if (!tok_node_is(v, TOK_NODE_STRING)) return fl_fail(err, FL_EFORMAT, "%s of tokenizer.json has no text", what);
+    *n = v->n;
     *out = base_malloc(*n + 1);
     if (!*out) return no_memory(err);
-    memcpy(*out, json_string_value(v), *n + 1);
+    memcpy(*out, tok_node_chars(v), *n + 1);
     return FL_OK;
 }
 
@@ -55,14 +55,15 @@ static bool quote(const char *s, base_buf *out) {
 }
 
 /* {"String": ...} or {"Regex": ...}. */
-static fl_status add_pattern(tok_builder *b, const json_t *pattern, const char *what, tok_behaviour how, bool invert,
+static fl_status add_pattern(tok_builder *b, const tok_node *pattern, const char *what, tok_behaviour how, bool invert,
                              fl_err *err) {
-    const json_t *regex = json_object_get(pattern, "Regex");
-    const char *string = json_is_string(pattern) ? json_string_value(pattern) : tok_json_string(pattern, "String");
+    const tok_node *regex = tok_node_get(pattern, "Regex");
+    const char *string =
+        tok_node_is(pattern, TOK_NODE_STRING) ? tok_node_chars(pattern) : tok_json_string(pattern, "String");
     base_buf made = {0};
     fl_status st;
-    if (json_is_string(regex))
-        st = tok_onig_translate(json_string_value(regex), json_string_length(regex), &made, err);
+    if (tok_node_is(regex, TOK_NODE_STRING))
+        st = tok_onig_translate(regex->as.bytes, regex->n, &made, err);
     else if (string)
         st = quote(string, &made) ? FL_OK : no_memory(err);
     else
@@ -84,14 +85,14 @@ static fl_status next_norm(tok_builder *b, tok_norm_kind kind, tok_norm **out, f
     return FL_OK;
 }
 
-static fl_status read_replace(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_replace(tok_builder *b, const tok_node *o, fl_err *err) {
     tok_norm *s;
     fl_status st = next_norm(b, TOK_NORM_REPLACE, &s, err);
-    const json_t *pattern = json_object_get(o, "pattern");
-    if (st == FL_OK) st = copy_text(json_object_get(o, "content"), "normalizer Replace", &s->to, &s->n_to, err);
+    const tok_node *pattern = tok_node_get(o, "pattern");
+    if (st == FL_OK) st = copy_text(tok_node_get(o, "content"), "normalizer Replace", &s->to, &s->n_to, err);
     if (st != FL_OK) return st;
-    if (json_object_get(pattern, "String"))
-        return copy_text(json_object_get(pattern, "String"), "normalizer Replace", &s->from, &s->n_from, err);
+    if (tok_node_get(pattern, "String"))
+        return copy_text(tok_node_get(pattern, "String"), "normalizer Replace", &s->from, &s->n_from, err);
     s->stage = b->n_stages;
     return add_pattern(b, pattern, "normalizer Replace", TOK_ISOLATED, false, err);
 }
@@ -114,11 +115,11 @@ size_t tok_unbase64(char *s, size_t n) {
     return k;
 }
 
-static fl_status read_precompiled(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_precompiled(tok_builder *b, const tok_node *o, fl_err *err) {
     char *blob = NULL;
     size_t n;
     tok_norm *s;
-    fl_status st = copy_text(json_object_get(o, "precompiled_charsmap"), "normalizer Precompiled", &blob, &n, err);
+    fl_status st = copy_text(tok_node_get(o, "precompiled_charsmap"), "normalizer Precompiled", &blob, &n, err);
     if (st == FL_OK && (n = tok_unbase64(blob, n)) == SIZE_MAX)
         st = fl_fail(err, FL_EFORMAT, "normalizer Precompiled of tokenizer.json is no base64");
     if (st == FL_OK && n) {
@@ -129,7 +130,7 @@ static fl_status read_precompiled(tok_builder *b, const json_t *o, fl_err *err) 
     return st;
 }
 
-static fl_status read_bert(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_bert(tok_builder *b, const tok_node *o, fl_err *err) {
     tok_norm *s;
     bool lower = tok_json_bool(o, "lowercase", true);
     fl_status st = FL_OK;
@@ -147,7 +148,7 @@ static fl_status read_bert(tok_builder *b, const json_t *o, fl_err *err) {
     return st;
 }
 
-static fl_status read_norm(tok_builder *b, const json_t *o, int depth, fl_err *err) {
+static fl_status read_norm(tok_builder *b, const tok_node *o, int depth, fl_err *err) {
     static const struct {
         const char *name;
         tok_norm_kind kind;
@@ -156,13 +157,13 @@ static fl_status read_norm(tok_builder *b, const json_t *o, int depth, fl_err *e
                  {"NFKC", TOK_NORM_FORM, TOK_FORM_NFKC}, {"NFKD", TOK_NORM_FORM, TOK_FORM_NFKD},
                  {"Lowercase", TOK_NORM_LOWER, 0},       {"StripAccents", TOK_NORM_UNMARK, 0},
                  {"Strip", TOK_NORM_STRIP, 0},           {"Prepend", TOK_NORM_PREPEND, 0}};
-    if (!o || json_is_null(o)) return FL_OK;
-    const json_t *item;
-    size_t i;
+    if (!o || tok_node_is(o, TOK_NODE_NULL)) return FL_OK;
+    const tok_node *item;
     tok_norm *s;
     fl_status st = FL_OK;
     if (is(o, "Sequence") && depth < TOK_JSON_DEPTH) {
-        json_array_foreach(json_object_get(o, "normalizers"), i, item) {
+        const tok_node *list = tok_node_get(o, "normalizers");
+        for (item = tok_node_first(list); item; item = tok_node_next(list, item)) {
             st = read_norm(b, item, depth + 1, err);
             if (st != FL_OK) return st;
         }
@@ -179,7 +180,7 @@ static fl_status read_norm(tok_builder *b, const json_t *o, int depth, fl_err *e
         s->left = s->kind == TOK_NORM_STRIP && tok_json_bool(o, "strip_left", true);
         s->right = tok_json_bool(o, "strip_right", true);
         if (s->kind != TOK_NORM_PREPEND) return FL_OK;
-        return copy_text(json_object_get(o, "prepend"), "normalizer Prepend", &s->to, &s->n_to, err);
+        return copy_text(tok_node_get(o, "prepend"), "normalizer Prepend", &s->to, &s->n_to, err);
     }
     return unknown("normalizer", o, err);
 }
@@ -216,7 +217,7 @@ static fl_status put_split(tok_builder *b, const char *pattern, tok_behaviour ho
     return st == FL_OK ? run_last(b, err) : st;
 }
 
-static fl_status read_behaviour(const json_t *o, tok_behaviour *out, fl_err *err) {
+static fl_status read_behaviour(const tok_node *o, tok_behaviour *out, fl_err *err) {
     static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
     const char *name = tok_json_string(o, "behavior");
     *out = TOK_ISOLATED;
@@ -230,7 +231,7 @@ static fl_status read_behaviour(const json_t *o, tok_behaviour *out, fl_err *err
 }
 
 /* Which of the three; old files have add_prefix_space instead. */
-static fl_status read_prepend(const json_t *o, tok_prepend *out, fl_err *err) {
+static fl_status read_prepend(const tok_node *o, tok_prepend *out, fl_err *err) {
     const char *scheme = tok_json_string(o, "prepend_scheme");
     *out = tok_json_bool(o, "add_prefix_space", true) ? TOK_PREPEND_ALWAYS : TOK_PREPEND_NEVER;
     if (!scheme) return FL_OK;
@@ -245,7 +246,7 @@ static fl_status read_prepend(const json_t *o, tok_prepend *out, fl_err *err) {
     return FL_OK;
 }
 
-static fl_status read_metaspace(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_metaspace(tok_builder *b, const tok_node *o, fl_err *err) {
     tok_pre *s;
     const char *sign = tok_json_string(o, "replacement");
     if (!sign) sign = "\xe2\x96\x81";
@@ -261,7 +262,7 @@ static fl_status read_metaspace(tok_builder *b, const json_t *o, fl_err *err) {
     return st;
 }
 
-static fl_status read_bytelevel(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_bytelevel(tok_builder *b, const tok_node *o, fl_err *err) {
     tok_pre *s;
     fl_status st = FL_OK;
     if (b->p->model != TOK_MODEL_CHARS || b->p->prefix || b->p->suffix || b->p->byte_fallback)
@@ -276,25 +277,25 @@ static fl_status read_bytelevel(tok_builder *b, const json_t *o, fl_err *err) {
     return st;
 }
 
-static fl_status read_pattern_pre(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_pattern_pre(tok_builder *b, const tok_node *o, fl_err *err) {
     tok_behaviour how;
     fl_status st = read_behaviour(o, &how, err);
     if (st != FL_OK) return st;
     if (is(o, "Punctuation")) return put_split(b, PUNCTUATION, how, false, err);
-    st = is(o, "Split") ? add_pattern(b, json_object_get(o, "pattern"), "pre-tokenizer Split", how,
+    st = is(o, "Split") ? add_pattern(b, tok_node_get(o, "pattern"), "pre-tokenizer Split", how,
                                       tok_json_bool(o, "invert", false), err)
-                        : add_pattern(b, json_object_get(o, "delimiter"), "pre-tokenizer CharDelimiterSplit",
-                                      TOK_REMOVED, false, err);
+                        : add_pattern(b, tok_node_get(o, "delimiter"), "pre-tokenizer CharDelimiterSplit", TOK_REMOVED,
+                                      false, err);
     return st == FL_OK ? run_last(b, err) : st;
 }
 
-static fl_status read_pre(tok_builder *b, const json_t *o, int depth, fl_err *err) {
-    if (!o || json_is_null(o)) return FL_OK;
-    const json_t *item;
-    size_t i;
+static fl_status read_pre(tok_builder *b, const tok_node *o, int depth, fl_err *err) {
+    if (!o || tok_node_is(o, TOK_NODE_NULL)) return FL_OK;
+    const tok_node *item;
     fl_status st = FL_OK;
     if (is(o, "Sequence") && depth < TOK_JSON_DEPTH) {
-        json_array_foreach(json_object_get(o, "pretokenizers"), i, item) {
+        const tok_node *list = tok_node_get(o, "pretokenizers");
+        for (item = tok_node_first(list); item; item = tok_node_next(list, item)) {
             st = read_pre(b, item, depth + 1, err);
             if (st != FL_OK) return st;
         }
@@ -329,13 +330,13 @@ static fl_status next_dec(tok_builder *b, tok_dec_kind kind, tok_dec **out, fl_e
     return FL_OK;
 }
 
-static uint32_t count_of(const json_t *o, const char *key) {
-    json_int_t n = json_integer_value(json_object_get(o, key));
+static uint32_t count_of(const tok_node *o, const char *key) {
+    int64_t n = tok_node_int(tok_node_get(o, key));
     return n < 0 ? 0 : n > 1000 ? 1000 : (uint32_t)n;
 }
 
 /* Strip: of each token, or behind Fuse of the start of the whole text. */
-static fl_status read_strip(tok_builder *b, const json_t *o, bool fused, fl_err *err) {
+static fl_status read_strip(tok_builder *b, const tok_node *o, bool fused, fl_err *err) {
     tok_pipe *p = b->p;
     tok_dec *d;
     const char *content = tok_json_string(o, "content");
@@ -346,7 +347,7 @@ static fl_status read_strip(tok_builder *b, const json_t *o, bool fused, fl_err 
         if (st != FL_OK) return st;
         d->start = count_of(o, "start");
         d->stop = count_of(o, "stop");
-        return copy_text(json_object_get(o, "content"), "decoder Strip", &d->from, &d->n_from, err);
+        return copy_text(tok_node_get(o, "content"), "decoder Strip", &d->from, &d->n_from, err);
     }
     if (count_of(o, "stop") || p->strip_max)
         return fl_fail(err, FL_EUNSUPPORTED, "decoder Strip behind Fuse, at the end or twice");
@@ -355,16 +356,16 @@ static fl_status read_strip(tok_builder *b, const json_t *o, bool fused, fl_err 
     return FL_OK;
 }
 
-static fl_status read_dec_step(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_dec_step(tok_builder *b, const tok_node *o, fl_err *err) {
     tok_dec *d;
     fl_status st = FL_OK;
     if (is(o, "ByteFallback")) return next_dec(b, TOK_DEC_FALLBACK, &d, err);
     if (is(o, "Replace")) {
-        const json_t *from = json_object_get(json_object_get(o, "pattern"), "String");
+        const tok_node *from = tok_node_get(tok_node_get(o, "pattern"), "String");
         if (!from) return fl_fail(err, FL_EUNSUPPORTED, "decoder Replace with a pattern that is no string");
         st = next_dec(b, TOK_DEC_REPLACE, &d, err);
         if (st == FL_OK) st = copy_text(from, "decoder Replace", &d->from, &d->n_from, err);
-        return st == FL_OK ? copy_text(json_object_get(o, "content"), "decoder Replace", &d->to, &d->n_to, err) : st;
+        return st == FL_OK ? copy_text(tok_node_get(o, "content"), "decoder Replace", &d->to, &d->n_to, err) : st;
     }
     if (is(o, "Metaspace")) {
         tok_prepend prepend;
@@ -372,23 +373,23 @@ static fl_status read_dec_step(tok_builder *b, const json_t *o, fl_err *err) {
         if (st == FL_OK) st = read_prepend(o, &prepend, err);
         if (st != FL_OK) return st;
         d->prepends = prepend != TOK_PREPEND_NEVER;
-        return copy_text(json_object_get(o, "replacement"), "decoder Metaspace", &d->from, &d->n_from, err);
+        return copy_text(tok_node_get(o, "replacement"), "decoder Metaspace", &d->from, &d->n_from, err);
     }
     if (is(o, "WordPiece")) {
         st = next_dec(b, TOK_DEC_WORDPIECE, &d, err);
         if (st != FL_OK) return st;
         d->cleanup = tok_json_bool(o, "cleanup", true);
-        return copy_text(json_object_get(o, "prefix"), "decoder WordPiece", &d->from, &d->n_from, err);
+        return copy_text(tok_node_get(o, "prefix"), "decoder WordPiece", &d->from, &d->n_from, err);
     }
     return unknown("decoder", o, err);
 }
 
-static fl_status read_dec(tok_builder *b, const json_t *o, bool *fused, int depth, fl_err *err) {
+static fl_status read_dec(tok_builder *b, const tok_node *o, bool *fused, int depth, fl_err *err) {
     tok_pipe *p = b->p;
-    const json_t *item;
-    size_t i;
+    const tok_node *item;
     if (is(o, "Sequence") && depth < TOK_JSON_DEPTH) {
-        json_array_foreach(json_object_get(o, "decoders"), i, item) {
+        const tok_node *list = tok_node_get(o, "decoders");
+        for (item = tok_node_first(list); item; item = tok_node_next(list, item)) {
             fl_status st = read_dec(b, item, fused, depth + 1, err);
             if (st != FL_OK) return st;
         }
@@ -408,14 +409,14 @@ static fl_status read_dec(tok_builder *b, const json_t *o, bool *fused, int dept
 }
 
 fl_status tok_json_steps(tok_builder *b, fl_err *err) {
-    const json_t *decoder = json_object_get(b->root, "decoder");
+    const tok_node *decoder = tok_node_get(b->root, "decoder");
     bool fused = false;
     tok_dec *d;
-    fl_status st = read_norm(b, json_object_get(b->root, "normalizer"), 0, err);
-    if (st == FL_OK) st = read_pre(b, json_object_get(b->root, "pre_tokenizer"), 0, err);
+    fl_status st = read_norm(b, tok_node_get(b->root, "normalizer"), 0, err);
+    if (st == FL_OK) st = read_pre(b, tok_node_get(b->root, "pre_tokenizer"), 0, err);
     if (st == FL_OK) st = tok_split_open(&b->t->split, b->stages, b->n_stages, err);
     if (st != FL_OK) return st;
-    if (!decoder || json_is_null(decoder))
+    if (!decoder || tok_node_is(decoder, TOK_NODE_NULL))
         st = next_dec(b, TOK_DEC_BLANKS, &d, err);
     else
         st = read_dec(b, decoder, &fused, 0, err);
