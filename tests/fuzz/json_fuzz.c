@@ -61,8 +61,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fl_err err;
     fl_status st = tok_doc_open(&d, "text", (const char *)data, size, &err);
     json_t *root = json_loadb((const char *)data, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
+    bool nul = size && memchr(data, 0, size); /* jansson passes over one behind a number */
+    if (nul) require(st != FL_OK);
     bool deep = st != FL_OK && strstr(err.msg, "depth"); /* jansson counts a scalar as a level */
-    require(deep || (st == FL_OK) == json_is_object(root));
+    require(deep || nul || (st == FL_OK) == json_is_object(root));
     if (st == FL_OK) compare(&d, root);
     json_decref(root);
     tok_doc_clear(&d);
