@@ -432,6 +432,7 @@ static fl_status open_all(tok_builder *b, const tok_node *config, fl_err *err) {
     if (st == FL_OK) st = fill_shown(b, err);
     if (st == FL_OK) st = fill_pieces(b, err);
     if (st == FL_OK) st = read_post(b, tok_node_get(b->root, "post_processor"), 0, err);
+    if (st == FL_OK && p->model == TOK_MODEL_CHARS) tok_chars_prepare(t);
     if (st == FL_OK && p->model == TOK_MODEL_BYTES) {
         tok_bpe_bytes_find(t, &p->names, &p->map);
         if (t->whole_first) {
