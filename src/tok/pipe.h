@@ -137,7 +137,9 @@ typedef struct tok_pipe_run {
     const tok *t;
     tok_words *words;
     tok_merge *merge;
-    base_buf text[2], word;
+    base_buf text[2]; /* of the normalisers; what they made is read until the stretch has ended */
+    base_buf made[2]; /* of the pre-tokenizers that write text anew */
+    base_buf word;
     tok_pieces pieces;
     struct tok_path *path; /* unigram.c */
     size_t path_cap;

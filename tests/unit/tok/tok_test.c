@@ -770,6 +770,36 @@ static void check_json_allocations(const char *name) {
     free(json);
 }
 
+/* Found by fuzzing: what is behind an added token of normalised text was written over itself. */
+TEST(blanks_behind_normalized_token) {
+    const char *json =
+        "{\"normalizer\":{\"type\":\"Lowercase\"},\"pre_tokenizer\":{\"type\":\"Metaspace\"},"
+        "\"added_tokens\":[{\"id\":5,\"content\":\"<x>\",\"normalized\":true}],\"model\":{\"type\":\"BPE\","
+        "\"vocab\":{\"\xe2\x96\x81\":0,\"a\":1,\"b\":2,\"c\":3,\"d\":4},\"merges\":[]}}";
+    static const uint32_t want[] = {0, 1, 0, 2, 5, 0, 3, 0, 4, 5, 0, 1, 2, 3, 4};
+    fl_err err;
+    tok *t;
+    tok_ids ids = {0};
+    CHECK(tok_open_json(&t, json, strlen(json), NULL, 0, &err) == FL_OK);
+    CHECK(tok_encode(t, "A B<x>C D<X>ABCD", 16, 0, &ids, &err) == FL_OK);
+    CHECKF(ids.n == sizeof want / sizeof *want && memcmp(ids.ids, want, sizeof want) == 0, "%zu ids", ids.n);
+    tok_ids_clear(&ids);
+    tok_close(t);
+}
+
+/* Found by fuzzing: an id beyond the vocabulary came out. */
+TEST(unigram_without_unknown) {
+    const char *json = "{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",-1]]}}";
+    fl_err err;
+    tok *t;
+    tok_ids ids = {0};
+    CHECK(tok_open_json(&t, json, strlen(json), NULL, 0, &err) == FL_OK);
+    CHECK(tok_encode(t, "aa", 2, 0, &ids, &err) == FL_OK && ids.n == 2);
+    CHECK(tok_encode(t, "ab", 2, 0, &ids, &err) == FL_EINVAL && ids.n == 2 && strstr(err.msg, "no unknown token"));
+    tok_ids_clear(&ids);
+    tok_close(t);
+}
+
 TEST(json_allocation_failures) {
     check_json_allocations("prefix");
     check_json_allocations("norms");
