@@ -776,12 +776,12 @@ TEST(blanks_behind_normalized_token) {
         "{\"normalizer\":{\"type\":\"Lowercase\"},\"pre_tokenizer\":{\"type\":\"Metaspace\"},"
         "\"added_tokens\":[{\"id\":5,\"content\":\"<x>\",\"normalized\":true}],\"model\":{\"type\":\"BPE\","
         "\"vocab\":{\"\xe2\x96\x81\":0,\"a\":1,\"b\":2,\"c\":3,\"d\":4},\"merges\":[]}}";
-    static const uint32_t want[] = {0, 1, 0, 2, 5, 0, 3, 0, 4, 5, 0, 1, 2, 3, 4};
+    static const uint32_t want[] = {5, 0, 1, 0, 2, 0, 3, 0, 4, 5, 0, 1, 2};
     fl_err err;
     tok *t;
     tok_ids ids = {0};
     CHECK(tok_open_json(&t, json, strlen(json), NULL, 0, &err) == FL_OK);
-    CHECK(tok_encode(t, "A B<x>C D<X>ABCD", 16, 0, &ids, &err) == FL_OK);
+    CHECK(tok_encode(t, "<x>A B C D<X>AB", 15, 0, &ids, &err) == FL_OK);
     CHECKF(ids.n == sizeof want / sizeof *want && memcmp(ids.ids, want, sizeof want) == 0, "%zu ids", ids.n);
     tok_ids_clear(&ids);
     tok_close(t);
