@@ -216,7 +216,23 @@ static uint32_t merge_small(const tok_bpe *b, uint32_t *ids, uint32_t n) {
     return n;
 }
 
-bool tok_bpe_word(tok_merge *m, const char *word, size_t n, tok_ids *out) {
+static size_t push_bytes(tok_merge *m, const char *text, size_t at, size_t n) {
+    for (; at < n && !tok_merge_full(m); at++) {
+        uint32_t id = m->t->byte_id[(uint8_t)text[at]];
+        if (id != TOK_NONE) tok_merge_push(m, id, (uint32_t)at, 1, false);
+    }
+    return at;
+}
+
+static bool put_id(const tok_merge *m, const tok_symbol *s, tok_ids *out) {
+    (void)m;
+    return tok_ids_push(out, s->id);
+}
+
+static const tok_merge_kind by_pairs = {push_bytes, find_pair, put_id, false};
+static const tok_merge_kind by_rank = {push_bytes, find_rank, put_id, false};
+
+static bool encode_word(tok_merge *m, const char *word, size_t n, tok_ids *out) {
     const tok *t = m->t;
     if (t->whole_first && n > 1) {
         uint32_t id = tok_map_find(&t->map, &t->table, word, n);
@@ -233,15 +249,16 @@ bool tok_bpe_word(tok_merge *m, const char *word, size_t n, tok_ids *out) {
             if (!tok_ids_push(out, ids[i])) return false;
         return true;
     }
-    if (!tok_merge_reserve(m, n)) return false;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t id = t->byte_id[(uint8_t)word[i]];
-        if (id != TOK_NONE) tok_merge_push(m, id, (uint32_t)i, 1, false);
-    }
-    m->text = word;
-    if (!tok_merge_run(m, t->by_rank ? find_rank : find_pair)) return false;
-    for (uint32_t i = 0; i < m->n_symbols; i++)
-        if (m->symbols[i].len && !tok_ids_push(out, m->symbols[i].id)) return false;
+    return tok_merge_text(m, t->by_rank ? &by_rank : &by_pairs, word, n, out);
+}
+
+bool tok_bpe_word(tok_merge *m, const char *word, size_t n, tok_ids *out) {
+    bool found;
+    tok_cache_entry *e = tok_cache_find(&m->cache, word, n, &found);
+    if (found) return tok_cache_take(e, out);
+    size_t before = out->n;
+    if (!encode_word(m, word, n, out)) return false;
+    if (e) tok_cache_put(e, word, n, out->ids + before, out->n - before);
     return true;
 }
 
@@ -257,7 +274,7 @@ fl_status tok_bpe_encode(tok_merge *m, tok_words *w, base_buf *scratch, const ch
         n = scratch->len;
     }
     whole->n = 0;
-    if (!tok_pieces_push(whole, 0, n)) return fl_fail(err, FL_ENOMEM, "words");
+    if (!tok_cache_init(&m->cache, n) || !tok_pieces_push(whole, 0, n)) return fl_fail(err, FL_ENOMEM, "words");
     fl_status st = tok_words_cut(w, 0, t->n_stages, text, whole, &words, err);
     for (size_t i = 0; st == FL_OK && i < words->n; i++)
         if (!tok_bpe_word(m, text + words->at[i].begin, words->at[i].end - words->at[i].begin, out))

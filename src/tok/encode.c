@@ -95,6 +95,7 @@ static fl_status encode_pipe(const tok *t, const char *text, size_t n, const tok
     bool ok = true;
     fl_status st = tok_words_open(&r.words, t->split, err);
     for (size_t i = 0; ok && special && i < p->before.n; i++) ok = tok_ids_push(out, p->before.ids[i]);
+    if (st == FL_OK && !tok_cache_init(&merge.cache, n)) st = fl_fail(err, FL_ENOMEM, "words");
     if (st == FL_OK) st = tok_pipe_text(&r, text, n, ranges, n_ranges, out, err);
     for (size_t i = 0; ok && special && i < p->after.n; i++) ok = tok_ids_push(out, p->after.ids[i]);
     if (!ok && st == FL_OK) st = fl_fail(err, FL_ENOMEM, "ids");

@@ -46,11 +46,11 @@ void tok_pipe_close(tok_pipe *p) {
     base_free(p);
 }
 
-const char *tok_json_string(const json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
+const char *tok_json_string(const tok_node *o, const char *key) { return tok_node_chars(tok_node_get(o, key)); }
 
-bool tok_json_bool(const json_t *o, const char *key, bool otherwise) {
-    const json_t *v = json_object_get(o, key);
-    return json_is_boolean(v) ? json_is_true(v) : otherwise;
+bool tok_json_bool(const tok_node *o, const char *key, bool otherwise) {
+    const tok_node *v = tok_node_get(o, key);
+    return tok_node_is_bool(v) ? tok_node_is(v, TOK_NODE_TRUE) : otherwise;
 }
 
 static fl_status no_memory(fl_err *err) { return fl_fail(err, FL_ENOMEM, "tokenizer.json"); }
@@ -58,8 +58,8 @@ static fl_status no_memory(fl_err *err) { return fl_fail(err, FL_ENOMEM, "tokeni
 /* ---- vocabulary ---- */
 
 /* Checks an id; *n_vocab grows to hold it. Gaps are legal, but not a vocabulary of gaps. */
-static fl_status take_id(const json_t *v, size_t n_tokens, uint32_t *n_vocab, fl_err *err) {
-    json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
+static fl_status take_id(const tok_node *v, size_t n_tokens, uint32_t *n_vocab, fl_err *err) {
+    int64_t id = tok_node_is(v, TOK_NODE_INT) ? tok_node_int(v) : -1;
     if (id < 0 || id >= TOK_VOCAB_MAX || (uint64_t)id > 2 * (uint64_t)n_tokens + GAP_MAX)
         return fl_fail(err, FL_EFORMAT, "a token has the id %lld among %zu tokens", (long long)id, n_tokens);
     if (id >= *n_vocab) *n_vocab = (uint32_t)id + 1;
@@ -67,67 +67,61 @@ static fl_status take_id(const json_t *v, size_t n_tokens, uint32_t *n_vocab, fl
 }
 
 static fl_status count_tokens(tok_builder *b, uint32_t *n_vocab, fl_err *err) {
-    json_t *vocab = json_object_get(b->model, "vocab");
-    size_t n = json_is_object(vocab) ? json_object_size(vocab) : json_array_size(vocab),
-           n_added = json_array_size(b->added);
+    const tok_node *vocab = tok_node_get(b->model, "vocab");
+    size_t n = tok_node_is(vocab, TOK_NODE_OBJECT) ? vocab->n : tok_node_count(vocab),
+           n_added = tok_node_count(b->added), i = 0;
     fl_status st = FL_OK;
-    const char *key;
-    json_t *v;
-    size_t i;
-    *n_vocab = json_is_array(vocab) ? (uint32_t)n : 0;
+    *n_vocab = tok_node_is(vocab, TOK_NODE_LIST) ? (uint32_t)n : 0;
     if (n > TOK_VOCAB_MAX) return fl_fail(err, FL_EFORMAT, "a vocabulary of %zu tokens", n);
-    if (json_is_object(vocab)) json_object_foreach(vocab, key, v) {
-            st = take_id(v, n + n_added, n_vocab, err);
-            if (st != FL_OK) return st;
-        }
-    json_array_foreach(b->added, i, v) {
-        st = take_id(json_object_get(v, "id"), n + n_added, n_vocab, err);
+    for (const tok_node *k = tok_node_first_key(vocab); k; k = tok_node_next(vocab, k + 1)) {
+        st = take_id(k + 1, n + n_added, n_vocab, err);
         if (st != FL_OK) return st;
-        if (!json_is_string(json_object_get(v, "content")))
+    }
+    for (const tok_node *v = tok_node_first(b->added); v; v = tok_node_next(b->added, v), i++) {
+        st = take_id(tok_node_get(v, "id"), n + n_added, n_vocab, err);
+        if (st != FL_OK) return st;
+        if (!tok_node_is(tok_node_get(v, "content"), TOK_NODE_STRING))
             return fl_fail(err, FL_EFORMAT, "added token %zu has no content", i);
     }
     return *n_vocab ? FL_OK : fl_fail(err, FL_EFORMAT, "the model of tokenizer.json has no vocabulary");
 }
 
-static fl_status put_text(tok_builder *b, uint32_t id, const char *s, size_t n, bool added, fl_err *err) {
+static fl_status put_text(tok_builder *b, uint32_t id, tok_text s, bool added, fl_err *err) {
     tok_text *x = &b->texts[id];
     uint8_t *known = &b->p->known[id];
-    bool same = x->bytes && x->n == n && memcmp(x->bytes, s, n) == 0;
+    bool same = x->bytes && x->n == s.n && memcmp(x->bytes, s.bytes, s.n) == 0;
     if (x->bytes && !(added && same && *known < 2))
-        return fl_fail(err, FL_EFORMAT, "id %u is given twice: to \"%.60s\" and \"%.60s\"", id, x->bytes, s);
-    *x = (tok_text){s, n};
+        return fl_fail(err, FL_EFORMAT, "id %u is given twice: to \"%.60s\" and \"%.60s\"", id, x->bytes, s.bytes);
+    *x = s;
     *known = added ? *known | 2 : 1;
     return FL_OK;
 }
 
-static fl_status read_vocab(tok_builder *b, fl_err *err) {
-    json_t *vocab = json_object_get(b->model, "vocab"), *v;
-    const char *key;
-    size_t i, n;
-    fl_status st = FL_OK;
-    if (json_is_object(vocab)) {
-        json_object_keylen_foreach(vocab, key, n, v) {
-            st = put_text(b, (uint32_t)json_integer_value(v), key, n, false, err);
-            if (st != FL_OK) return st;
-        }
-    } else {
-        json_array_foreach(vocab, i, v) {
-            const json_t *s = json_array_get(v, 0), *score = json_array_get(v, 1);
-            if (!json_is_string(s) || !json_is_number(score) || !isfinite(json_number_value(score)))
-                return fl_fail(err, FL_EFORMAT, "entry %zu of the vocabulary is not [text, score]", i);
-            st = put_text(b, (uint32_t)i, json_string_value(s), json_string_length(s), false, err);
-            if (st != FL_OK) return st;
-            b->p->scores[i] = json_number_value(score);
-            if (b->p->scores[i] - 10 < b->p->unk_score) b->p->unk_score = b->p->scores[i] - 10;
-        }
-    }
-    json_array_foreach(b->added, i, v) {
-        const json_t *s = json_object_get(v, "content");
-        st = put_text(b, (uint32_t)json_integer_value(json_object_get(v, "id")), json_string_value(s),
-                      json_string_length(s), true, err);
+/* Pairs [text, score]; the id is the place in the list. */
+static fl_status read_scored(tok_builder *b, const tok_node *vocab, fl_err *err) {
+    tok_pipe *p = b->p;
+    uint32_t i = 0;
+    for (const tok_node *v = tok_node_first(vocab); v; v = tok_node_next(vocab, v), i++) {
+        const tok_node *s = tok_node_at(v, 0), *score = tok_node_at(v, 1);
+        if (!tok_node_is(s, TOK_NODE_STRING) || !tok_node_is_number(score))
+            return fl_fail(err, FL_EFORMAT, "entry %u of the vocabulary is not [text, score]", i);
+        fl_status st = put_text(b, i, tok_node_text(s), false, err);
         if (st != FL_OK) return st;
+        p->scores[i] = tok_node_number(score);
+        if (p->scores[i] - 10 < p->unk_score) p->unk_score = p->scores[i] - 10;
     }
     return FL_OK;
+}
+
+static fl_status read_vocab(tok_builder *b, fl_err *err) {
+    const tok_node *vocab = tok_node_get(b->model, "vocab");
+    fl_status st = read_scored(b, vocab, err);
+    for (const tok_node *k = tok_node_first_key(vocab); st == FL_OK && k; k = tok_node_next(vocab, k + 1))
+        st = put_text(b, (uint32_t)tok_node_int(k + 1), tok_node_text(k), false, err);
+    for (const tok_node *v = tok_node_first(b->added); st == FL_OK && v; v = tok_node_next(b->added, v))
+        st = put_text(b, (uint32_t)tok_node_int(tok_node_get(v, "id")), tok_node_text(tok_node_get(v, "content")), true,
+                      err);
+    return st;
 }
 
 /* Names, map and types. */
@@ -143,10 +137,9 @@ static fl_status fill_names(tok_builder *b, fl_err *err) {
         t->types[i] = p->known[i] ? TOK_NORMAL : TOK_UNUSED;
         p->known[i] &= 1;
     }
-    size_t i;
-    json_t *v;
-    json_array_foreach(b->added, i, v) t->types[json_integer_value(json_object_get(v, "id"))] =
-        tok_json_bool(v, "special", false) ? TOK_CONTROL : TOK_USER_DEFINED;
+    for (const tok_node *v = tok_node_first(b->added); v; v = tok_node_next(b->added, v))
+        t->types[tok_node_int(tok_node_get(v, "id"))] =
+            tok_json_bool(v, "special", false) ? TOK_CONTROL : TOK_USER_DEFINED;
     tok_map_fill(&p->map, &p->names, p->known, 1u << 1);
     return FL_OK;
 }
@@ -168,25 +161,25 @@ static fl_status open_vocab(tok_builder *b, fl_err *err) {
 
 /* ---- models ---- */
 
-static fl_status read_merge(tok_builder *b, const json_t *v, uint32_t i, size_t skip, base_buf *joined, fl_err *err) {
+static fl_status read_merge(tok_builder *b, const tok_node *v, uint32_t i, size_t skip, base_buf *joined, fl_err *err) {
     const tok_pipe *p = b->p;
     tok_text left, right;
-    if (json_is_string(v)) {
-        tok_text whole = {json_string_value(v), json_string_length(v)};
+    if (tok_node_is(v, TOK_NODE_STRING)) {
+        tok_text whole = tok_node_text(v);
         if (!tok_bpe_split(whole, &left, &right))
             return fl_fail(err, FL_EFORMAT, "merge %u \"%.60s\" is not two pieces with a blank between", i,
                            whole.bytes);
     } else {
-        const json_t *l = json_array_get(v, 0), *r = json_array_get(v, 1);
-        if (!json_is_string(l) || !json_is_string(r) || json_array_size(v) != 2)
+        const tok_node *l = tok_node_at(v, 0), *r = tok_node_at(v, 1);
+        if (!tok_node_is(l, TOK_NODE_STRING) || !tok_node_is(r, TOK_NODE_STRING) || tok_node_count(v) != 2)
             return fl_fail(err, FL_EFORMAT, "merge %u is no pair of pieces", i);
-        left = (tok_text){json_string_value(l), json_string_length(l)};
-        right = (tok_text){json_string_value(r), json_string_length(r)};
+        left = tok_node_text(l);
+        right = tok_node_text(r);
     }
     return tok_bpe_add(&b->t->bpe, &p->names, &p->map, i, left, right, skip, joined, err);
 }
 
-static fl_status read_affix(const json_t *model, const char *key, char **out, fl_err *err) {
+static fl_status read_affix(const tok_node *model, const char *key, char **out, fl_err *err) {
     const char *s = tok_json_string(model, key);
     *out = NULL;
     if (!s || !*s) return FL_OK;
@@ -196,40 +189,39 @@ static fl_status read_affix(const json_t *model, const char *key, char **out, fl
 
 static fl_status read_unk(tok_builder *b, fl_err *err) {
     tok_pipe *p = b->p;
-    const json_t *v = json_object_get(b->model, p->model == TOK_MODEL_UNIGRAM ? "unk_id" : "unk_token");
+    const tok_node *v = tok_node_get(b->model, p->model == TOK_MODEL_UNIGRAM ? "unk_id" : "unk_token");
     p->unk = TOK_NONE;
-    if (!v || json_is_null(v)) return FL_OK;
-    if (json_is_integer(v)) {
-        json_int_t id = json_integer_value(v);
+    if (!v || tok_node_is(v, TOK_NODE_NULL)) return FL_OK;
+    if (tok_node_is(v, TOK_NODE_INT)) {
+        int64_t id = tok_node_int(v);
         if (id < 0 || id >= b->t->n_vocab)
             return fl_fail(err, FL_EFORMAT, "unk_id %lld is beyond the vocabulary", (long long)id);
         p->unk = (uint32_t)id;
         return FL_OK;
     }
-    if (!json_is_string(v)) return fl_fail(err, FL_EFORMAT, "unk_token is no string");
-    p->unk = tok_map_find(&p->map, &p->names, json_string_value(v), json_string_length(v));
+    if (!tok_node_is(v, TOK_NODE_STRING)) return fl_fail(err, FL_EFORMAT, "unk_token is no string");
+    p->unk = tok_map_find(&p->map, &p->names, tok_node_chars(v), tok_node_text(v).n);
     if (p->unk == TOK_NONE && p->model != TOK_MODEL_WORDLEVEL)
-        return fl_fail(err, FL_EFORMAT, "unk_token \"%.60s\" is not in the vocabulary", json_string_value(v));
+        return fl_fail(err, FL_EFORMAT, "unk_token \"%.60s\" is not in the vocabulary", tok_node_chars(v));
     return FL_OK;
 }
 
 static fl_status open_bpe(tok_builder *b, fl_err *err) {
     tok *t = b->t;
     tok_pipe *p = b->p;
-    const json_t *dropout = json_object_get(b->model, "dropout"), *merges = json_object_get(b->model, "merges"), *v;
-    if (json_is_number(dropout) && json_number_value(dropout) > 0)
+    const tok_node *dropout = tok_node_get(b->model, "dropout"), *merges = tok_node_get(b->model, "merges");
+    if (tok_node_is_number(dropout) && tok_node_number(dropout) > 0)
         return fl_fail(err, FL_EUNSUPPORTED, "model BPE with dropout");
     fl_status st = read_affix(b->model, "continuing_subword_prefix", &p->prefix, err);
     if (st == FL_OK) st = read_affix(b->model, "end_of_word_suffix", &p->suffix, err);
     if (st != FL_OK) return st;
-    size_t n = json_array_size(merges), i, skip = p->prefix ? strlen(p->prefix) : 0;
-    if (n > 1u << 28) return fl_fail(err, FL_EFORMAT, "%zu merges", n);
-    if (!tok_bpe_init(&t->bpe, (uint32_t)n)) return no_memory(err);
+    size_t skip = p->prefix ? strlen(p->prefix) : 0;
+    uint32_t n = tok_node_count(merges), i = 0;
+    if (n > 1u << 28) return fl_fail(err, FL_EFORMAT, "%u merges", n);
+    if (!tok_bpe_init(&t->bpe, n)) return no_memory(err);
     base_buf joined = {0};
-    json_array_foreach(merges, i, v) {
-        st = read_merge(b, v, (uint32_t)i, skip, &joined, err);
-        if (st != FL_OK) break;
-    }
+    for (const tok_node *v = tok_node_first(merges); st == FL_OK && v; v = tok_node_next(merges, v))
+        st = read_merge(b, v, i++, skip, &joined, err);
     base_buf_clear(&joined);
     t->whole_first = tok_json_bool(b->model, "ignore_merges", false);
     p->fuse_unk = tok_json_bool(b->model, "fuse_unk", false);
@@ -244,8 +236,8 @@ static fl_status open_model(tok_builder *b, fl_err *err) {
     if (p->model == TOK_MODEL_CHARS) return open_bpe(b, err);
     p->byte_fallback = tok_json_bool(b->model, "byte_fallback", false);
     if (p->model == TOK_MODEL_WORDPIECE) {
-        const json_t *max = json_object_get(b->model, "max_input_chars_per_word");
-        json_int_t n = json_is_integer(max) ? json_integer_value(max) : 100;
+        const tok_node *max = tok_node_get(b->model, "max_input_chars_per_word");
+        int64_t n = tok_node_is(max, TOK_NODE_INT) ? tok_node_int(max) : 100;
         p->word_chars_max = n < 0 ? 0 : n > 100000 ? 100000 : (uint32_t)n;
         if (p->unk == TOK_NONE) return fl_fail(err, FL_EFORMAT, "model WordPiece without unk_token");
         st = read_affix(b->model, "continuing_subword_prefix", &p->prefix, err);
@@ -260,11 +252,11 @@ static fl_status read_model_kind(tok_builder *b, fl_err *err) {
                                         [TOK_MODEL_WORDPIECE] = "WordPiece",
                                         [TOK_MODEL_WORDLEVEL] = "WordLevel"};
     const char *type = tok_json_string(b->model, "type");
-    if (!type && json_object_get(b->model, "merges")) type = "BPE";
+    if (!type && tok_node_get(b->model, "merges")) type = "BPE";
     for (tok_model k = TOK_MODEL_CHARS; type && k <= TOK_MODEL_WORDLEVEL; k++)
         if (strcmp(type, names[k]) == 0) {
             b->p->model = k;
-            if (json_is_array(json_object_get(b->model, "vocab")) == (k == TOK_MODEL_UNIGRAM)) return FL_OK;
+            if (tok_node_is(tok_node_get(b->model, "vocab"), TOK_NODE_LIST) == (k == TOK_MODEL_UNIGRAM)) return FL_OK;
             return fl_fail(err, FL_EFORMAT, "the vocabulary of model %s has the wrong form", type);
         }
     return fl_fail(err, FL_EUNSUPPORTED,
@@ -275,8 +267,7 @@ static fl_status read_model_kind(tok_builder *b, fl_err *err) {
 /* ---- added tokens ---- */
 
 static fl_status open_added(tok_builder *b, bool normalized, tok_added *a, fl_err *err) {
-    size_t i, n = json_array_size(b->added), bytes = 0;
-    json_t *v;
+    size_t n = tok_node_count(b->added), bytes = 0;
     fl_status st = FL_OK;
     tok_merge merge = {.t = b->t};
     tok_pipe_run r = {.t = b->t, .merge = &merge};
@@ -288,20 +279,19 @@ static fl_status open_added(tok_builder *b, bool normalized, tok_added *a, fl_er
     if (!ends || !a->ids || !a->flags || !a->ones) st = no_memory(err);
     if (st == FL_OK) st = tok_words_open(&r.words, b->t->split, err);
     uint32_t k = 0;
-    if (st == FL_OK) json_array_foreach(b->added, i, v) {
-            const json_t *content = json_object_get(v, "content");
-            if (tok_json_bool(v, "normalized", !tok_json_bool(v, "special", false)) != normalized) continue;
-            tok_text x = {json_string_value(content), json_string_length(content)};
-            if (normalized) st = tok_pipe_normalize(&r, x.bytes, x.n, &x, err);
-            if (st == FL_OK && !base_buf_append(&texts, x.bytes, x.n)) st = no_memory(err);
-            if (st != FL_OK) break;
-            ends[k] = bytes = texts.len;
-            a->ones[k] = 1;
-            a->flags[k] = (uint8_t)((tok_json_bool(v, "lstrip", false) ? TOK_ADDED_LSTRIP : 0) |
-                                    (tok_json_bool(v, "rstrip", false) ? TOK_ADDED_RSTRIP : 0) |
-                                    (tok_json_bool(v, "single_word", false) ? TOK_ADDED_WORD : 0));
-            a->ids[k++] = (uint32_t)json_integer_value(json_object_get(v, "id"));
-        }
+    for (const tok_node *v = tok_node_first(b->added); st == FL_OK && v; v = tok_node_next(b->added, v)) {
+        if (tok_json_bool(v, "normalized", !tok_json_bool(v, "special", false)) != normalized) continue;
+        tok_text x = tok_node_text(tok_node_get(v, "content"));
+        if (normalized) st = tok_pipe_normalize(&r, x.bytes, x.n, &x, err);
+        if (st == FL_OK && !base_buf_append(&texts, x.bytes, x.n)) st = no_memory(err);
+        if (st != FL_OK) break;
+        ends[k] = bytes = texts.len;
+        a->ones[k] = 1;
+        a->flags[k] = (uint8_t)((tok_json_bool(v, "lstrip", false) ? TOK_ADDED_LSTRIP : 0) |
+                                (tok_json_bool(v, "rstrip", false) ? TOK_ADDED_RSTRIP : 0) |
+                                (tok_json_bool(v, "single_word", false) ? TOK_ADDED_WORD : 0));
+        a->ids[k++] = (uint32_t)tok_node_int(tok_node_get(v, "id"));
+    }
     if (st == FL_OK && !tok_table_init(&a->texts, k, bytes + 1)) st = no_memory(err);
     for (uint32_t j = 0; st == FL_OK && j < k; j++) {
         size_t begin = j ? ends[j - 1] : 0;
@@ -317,26 +307,29 @@ static fl_status open_added(tok_builder *b, bool normalized, tok_added *a, fl_er
 
 /* ---- post-processor ---- */
 
-static fl_status put_special(tok_builder *b, const json_t *id, tok_ids *to, fl_err *err) {
-    json_int_t k = json_is_integer(id) ? json_integer_value(id) : -1;
+static fl_status put_special(tok_builder *b, const tok_node *id, tok_ids *to, fl_err *err) {
+    int64_t k = tok_node_is(id, TOK_NODE_INT) ? tok_node_int(id) : -1;
     if (k < 0 || k >= b->t->n_vocab)
         return fl_fail(err, FL_EFORMAT, "the post-processor names a token that is not in the vocabulary");
     return tok_ids_push(to, (uint32_t)k) ? FL_OK : no_memory(err);
 }
 
-static fl_status read_template(tok_builder *b, const json_t *o, fl_err *err) {
-    const json_t *item, *id;
-    size_t i, k;
+static fl_status read_template(tok_builder *b, const tok_node *o, fl_err *err) {
+    enum { ITEMS_MAX = 64 };
+    const tok_node *single = tok_node_get(o, "single"), *specials = tok_node_get(o, "special_tokens");
     tok_ids *to = &b->p->before;
-    json_array_foreach(json_object_get(o, "single"), i, item) {
-        const char *name = tok_json_string(json_object_get(item, "SpecialToken"), "id");
-        if (json_object_get(item, "Sequence")) {
+    uint32_t i = 0;
+    if (tok_node_count(single) > ITEMS_MAX)
+        return fl_fail(err, FL_EUNSUPPORTED, "post-processor TemplateProcessing with more than %d items", ITEMS_MAX);
+    for (const tok_node *item = tok_node_first(single); item; item = tok_node_next(single, item), i++) {
+        const char *name = tok_json_string(tok_node_get(item, "SpecialToken"), "id");
+        if (tok_node_get(item, "Sequence")) {
             to = &b->p->after;
             continue;
         }
-        const json_t *special = name ? json_object_get(json_object_get(o, "special_tokens"), name) : NULL;
-        if (!special) return fl_fail(err, FL_EFORMAT, "post-processor TemplateProcessing: item %zu is not known", i);
-        json_array_foreach(json_object_get(special, "ids"), k, id) {
+        const tok_node *special = name ? tok_node_get(specials, name) : NULL, *ids = tok_node_get(special, "ids");
+        if (!special) return fl_fail(err, FL_EFORMAT, "post-processor TemplateProcessing: item %u is not known", i);
+        for (const tok_node *id = tok_node_first(ids); id; id = tok_node_next(ids, id)) {
             fl_status st = put_special(b, id, to, err);
             if (st != FL_OK) return st;
         }
@@ -344,14 +337,13 @@ static fl_status read_template(tok_builder *b, const json_t *o, fl_err *err) {
     return FL_OK;
 }
 
-static fl_status read_post(tok_builder *b, const json_t *o, int depth, fl_err *err) {
-    if (!o || json_is_null(o)) return FL_OK;
+static fl_status read_post(tok_builder *b, const tok_node *o, int depth, fl_err *err) {
+    if (!o || tok_node_is(o, TOK_NODE_NULL)) return FL_OK;
     const char *type = tok_json_string(o, "type");
-    const json_t *item;
-    size_t i;
     fl_status st = FL_OK;
     if (type && strcmp(type, "Sequence") == 0 && depth < TOK_JSON_DEPTH) {
-        json_array_foreach(json_object_get(o, "processors"), i, item) {
+        const tok_node *list = tok_node_get(o, "processors");
+        for (const tok_node *item = tok_node_first(list); item; item = tok_node_next(list, item)) {
             st = read_post(b, item, depth + 1, err);
             if (st != FL_OK) return st;
         }
@@ -360,8 +352,8 @@ static fl_status read_post(tok_builder *b, const json_t *o, int depth, fl_err *e
     if (type && strcmp(type, "ByteLevel") == 0) return FL_OK; /* offsets only */
     if (type && strcmp(type, "TemplateProcessing") == 0) return read_template(b, o, err);
     if (type && (strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0)) {
-        st = put_special(b, json_array_get(json_object_get(o, "cls"), 1), &b->p->before, err);
-        return st == FL_OK ? put_special(b, json_array_get(json_object_get(o, "sep"), 1), &b->p->after, err) : st;
+        st = put_special(b, tok_node_at(tok_node_get(o, "cls"), 1), &b->p->before, err);
+        return st == FL_OK ? put_special(b, tok_node_at(tok_node_get(o, "sep"), 1), &b->p->after, err) : st;
     }
     return fl_fail(err, FL_EUNSUPPORTED, "post-processor \"%.60s\" of tokenizer.json is not known", type ? type : "");
 }
@@ -417,18 +409,19 @@ static fl_status fill_pieces(tok_builder *b, fl_err *err) {
     return ok ? FL_OK : no_memory(err);
 }
 
-static uint32_t config_token(const tok_builder *b, const json_t *config, const char *key) {
-    const json_t *v = json_object_get(config, key), *added;
-    if (json_is_object(v)) v = json_object_get(v, "content");
-    if (!json_is_string(v)) return TOK_NONE;
-    size_t i;
-    json_array_foreach(
-        b->added, i, added) if (json_equal(json_object_get(added, "content"), (json_t *)(uintptr_t)v)) return (uint32_t)
-        json_integer_value(json_object_get(added, "id"));
-    return tok_map_find(&b->p->map, &b->p->names, json_string_value(v), json_string_length(v));
+static uint32_t config_token(const tok_builder *b, const tok_node *config, const char *key) {
+    const tok_node *v = tok_node_get(config, key);
+    if (tok_node_is(v, TOK_NODE_OBJECT)) v = tok_node_get(v, "content");
+    if (!tok_node_is(v, TOK_NODE_STRING)) return TOK_NONE;
+    for (const tok_node *added = tok_node_first(b->added); added; added = tok_node_next(b->added, added)) {
+        tok_text x = tok_node_text(tok_node_get(added, "content"));
+        if (x.n == v->n && memcmp(x.bytes, v->as.bytes, v->n) == 0)
+            return (uint32_t)tok_node_int(tok_node_get(added, "id"));
+    }
+    return tok_map_find(&b->p->map, &b->p->names, v->as.bytes, v->n);
 }
 
-static fl_status open_all(tok_builder *b, const json_t *config, fl_err *err) {
+static fl_status open_all(tok_builder *b, const tok_node *config, fl_err *err) {
     tok *t = b->t;
     tok_pipe *p = b->p;
     tok_bpe_level(t);
@@ -440,7 +433,8 @@ static fl_status open_all(tok_builder *b, const json_t *config, fl_err *err) {
     if (st == FL_OK) st = open_added(b, true, &p->normal, err);
     if (st == FL_OK) st = fill_shown(b, err);
     if (st == FL_OK) st = fill_pieces(b, err);
-    if (st == FL_OK) st = read_post(b, json_object_get(b->root, "post_processor"), 0, err);
+    if (st == FL_OK) st = read_post(b, tok_node_get(b->root, "post_processor"), 0, err);
+    if (st == FL_OK && p->model == TOK_MODEL_CHARS) tok_chars_prepare(t);
     if (st == FL_OK && p->model == TOK_MODEL_BYTES) {
         tok_bpe_bytes_find(t, &p->names, &p->map);
         if (t->whole_first) {
@@ -458,27 +452,20 @@ static fl_status open_all(tok_builder *b, const json_t *config, fl_err *err) {
     return st == FL_OK ? tok_find_stops(t, err) : st;
 }
 
-static fl_status parse(const char *name, const char *json, size_t n, json_t **out, fl_err *err) {
-    json_error_t e;
-    *out = json_loadb(json, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
-    if (!*out) return fl_fail(err, FL_EFORMAT, "%s: %.100s (line %d, column %d)", name, e.text, e.line, e.column);
-    if (json_is_object(*out)) return FL_OK;
-    return fl_fail(err, FL_EFORMAT, "%s is no JSON object", name);
-}
-
 fl_status tok_open_json(tok **out, const char *json, size_t n, const char *config, size_t n_config, fl_err *err) {
     *out = NULL;
     tok_builder *b = base_calloc(1, sizeof *b);
-    json_t *c = NULL;
-    fl_status st = b ? parse("tokenizer.json", json, n, &b->root, err) : no_memory(err);
-    if (st == FL_OK && config) st = parse("tokenizer_config.json", config, n_config, &c, err);
+    tok_doc c = {0};
+    fl_status st = b ? tok_doc_open(&b->doc, "tokenizer.json", json, n, err) : no_memory(err);
+    if (st == FL_OK && config) st = tok_doc_open(&c, "tokenizer_config.json", config, n_config, err);
     if (st == FL_OK) {
-        b->model = json_object_get(b->root, "model");
-        b->added = json_object_get(b->root, "added_tokens");
+        b->root = b->doc.nodes;
+        b->model = tok_node_get(b->root, "model");
+        b->added = tok_node_get(b->root, "added_tokens");
         b->t = base_calloc(1, sizeof *b->t);
         b->p = base_calloc(1, sizeof *b->p);
         if (b->t) b->t->pipe = b->p;
-        st = b->t && b->p ? open_all(b, c, err) : no_memory(err);
+        st = b->t && b->p ? open_all(b, c.nodes, err) : no_memory(err);
         if (!b->t) base_free(b->p);
     }
     if (b) {
@@ -488,9 +475,9 @@ fl_status tok_open_json(tok **out, const char *json, size_t n, const char *confi
             tok_close(b->t);
         for (uint32_t i = 0; i < b->n_stages; i++) base_free(b->patterns[i]);
         base_free(b->texts);
-        json_decref(b->root);
+        tok_doc_clear(&b->doc);
     }
-    json_decref(c);
+    tok_doc_clear(&c);
     base_free(b);
     return st;
 }

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-static bool is(const json_t *o, const char *type) { return strcmp(tok_json_type(o), type) == 0; }
+static bool is(const tok_node *o, const char *type) { return strcmp(tok_json_type(o), type) == 0; }
 
 static fl_status next_dec(tok_builder *b, tok_dec_kind kind, tok_dec **out, fl_err *err) {
     tok_pipe *p = b->p;
@@ -19,51 +19,52 @@ static fl_status next_dec(tok_builder *b, tok_dec_kind kind, tok_dec **out, fl_e
     return FL_OK;
 }
 
-static uint32_t count_of(const json_t *o, const char *key) {
-    json_int_t n = json_integer_value(json_object_get(o, key));
+static uint32_t count_of(const tok_node *o, const char *key) {
+    int64_t n = tok_node_int(tok_node_get(o, key));
     return n < 0 ? 0 : n > 1000 ? 1000 : (uint32_t)n;
 }
 
-static fl_status read_strip(const json_t *o, tok_dec *d, fl_err *err) {
+static fl_status read_strip(const tok_node *o, tok_dec *d, fl_err *err) {
     const char *content = tok_json_string(o, "content");
     if (!content || !*content || strlen(content) > 4)
         return fl_fail(err, FL_EFORMAT, "content of decoder Strip is not one character");
     d->start = count_of(o, "start");
     d->stop = count_of(o, "stop");
-    return tok_json_copy(json_object_get(o, "content"), "decoder Strip", &d->from, &d->n_from, err);
+    return tok_json_copy(tok_node_get(o, "content"), "decoder Strip", &d->from, &d->n_from, err);
 }
 
-static fl_status read_replace(tok_builder *b, const json_t *o, tok_dec *d, fl_err *err) {
-    const json_t *pattern = json_object_get(o, "pattern"), *from = json_object_get(pattern, "String");
-    fl_status st = tok_json_copy(json_object_get(o, "content"), "decoder Replace", &d->to, &d->n_to, err);
+static fl_status read_replace(tok_builder *b, const tok_node *o, tok_dec *d, fl_err *err) {
+    const tok_node *pattern = tok_node_get(o, "pattern"), *from = tok_node_get(pattern, "String");
+    fl_status st = tok_json_copy(tok_node_get(o, "content"), "decoder Replace", &d->to, &d->n_to, err);
     if (st == FL_OK && from) return tok_json_copy(from, "decoder Replace", &d->from, &d->n_from, err);
     d->stage = b->n_stages;
     return st == FL_OK ? tok_json_pattern(b, pattern, "decoder Replace", TOK_ISOLATED, false, err) : st;
 }
 
-static fl_status read_metaspace(const json_t *o, tok_dec *d, fl_err *err) {
+static fl_status read_metaspace(const tok_node *o, tok_dec *d, fl_err *err) {
     tok_prepend prepend;
     fl_status st = tok_json_prepend(o, &prepend, err);
     if (st != FL_OK) return st;
     d->prepends = prepend != TOK_PREPEND_NEVER;
-    return tok_json_copy(json_object_get(o, "replacement"), "decoder Metaspace", &d->from, &d->n_from, err);
+    return tok_json_copy(tok_node_get(o, "replacement"), "decoder Metaspace", &d->from, &d->n_from, err);
 }
 
 /* The text at key, or what the library takes without one. */
-static fl_status text_or(const json_t *o, const char *key, const char *otherwise, char **out, size_t *n, fl_err *err) {
-    const json_t *v = json_object_get(o, key);
+static fl_status text_or(const tok_node *o, const char *key, const char *otherwise, char **out, size_t *n,
+                         fl_err *err) {
+    const tok_node *v = tok_node_get(o, key);
     if (v) return tok_json_copy(v, key, out, n, err);
     *n = strlen(otherwise);
     *out = base_strdup(otherwise);
     return *out ? FL_OK : fl_fail(err, FL_ENOMEM, "tokenizer.json");
 }
 
-static fl_status read_ctc(const json_t *o, tok_dec *d, fl_err *err) {
+static fl_status read_ctc(const tok_node *o, tok_dec *d, fl_err *err) {
     fl_status st = text_or(o, "pad_token", "<pad>", &d->from, &d->n_from, err);
     return st == FL_OK ? text_or(o, "word_delimiter_token", "|", &d->to, &d->n_to, err) : st;
 }
 
-static fl_status read_step(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_step(tok_builder *b, const tok_node *o, fl_err *err) {
     static const struct {
         const char *name;
         tok_dec_kind kind;
@@ -88,11 +89,11 @@ static fl_status read_step(tok_builder *b, const json_t *o, fl_err *err) {
     }
 }
 
-static fl_status read_dec(tok_builder *b, const json_t *o, int depth, fl_err *err) {
-    const json_t *item;
-    size_t i;
+static fl_status read_dec(tok_builder *b, const tok_node *o, int depth, fl_err *err) {
+    const tok_node *item;
     if (!is(o, "Sequence") || depth >= TOK_JSON_DEPTH) return read_step(b, o, err);
-    json_array_foreach(json_object_get(o, "decoders"), i, item) {
+    const tok_node *list = tok_node_get(o, "decoders");
+    for (item = tok_node_first(list); item; item = tok_node_next(list, item)) {
         fl_status st = read_dec(b, item, depth + 1, err);
         if (st != FL_OK) return st;
     }
@@ -127,9 +128,9 @@ static void classify(tok_pipe *p) {
 }
 
 fl_status tok_json_decoder(tok_builder *b, fl_err *err) {
-    const json_t *decoder = json_object_get(b->root, "decoder");
+    const tok_node *decoder = tok_node_get(b->root, "decoder");
     tok_dec *d;
-    if (!decoder || json_is_null(decoder)) return next_dec(b, TOK_DEC_BLANKS, &d, err);
+    if (!decoder || tok_node_is(decoder, TOK_NODE_NULL)) return next_dec(b, TOK_DEC_BLANKS, &d, err);
     fl_status st = read_dec(b, decoder, 0, err);
     if (st == FL_OK) classify(b->p);
     return st;

@@ -14,25 +14,25 @@
     "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200C}\\x{200D}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}" \
     "\\x{1F170}-\\x{1F189}"
 
-const char *tok_json_type(const json_t *o) {
+const char *tok_json_type(const tok_node *o) {
     const char *type = tok_json_string(o, "type");
     return type ? type : "";
 }
 
-static bool is(const json_t *o, const char *type) { return strcmp(tok_json_type(o), type) == 0; }
+static bool is(const tok_node *o, const char *type) { return strcmp(tok_json_type(o), type) == 0; }
 
-fl_status tok_json_unknown(const char *what, const json_t *o, fl_err *err) {
+fl_status tok_json_unknown(const char *what, const tok_node *o, fl_err *err) {
     return fl_fail(err, FL_EUNSUPPORTED, "%s \"%.60s\" of tokenizer.json is not known", what, tok_json_type(o));
 }
 
 static fl_status no_memory(fl_err *err) { return fl_fail(err, FL_ENOMEM, "tokenizer.json"); }
 
-fl_status tok_json_copy(const json_t *v, const char *what, char **out, size_t *n, fl_err *err) {
-    if (!json_is_string(v)) return fl_fail(err, FL_EFORMAT, "%s of tokenizer.json has no text", what);
-    *n = json_string_length(v);
+fl_status tok_json_copy(const tok_node *v, const char *what, char **out, size_t *n, fl_err *err) {
+    if (!tok_node_is(v, TOK_NODE_STRING)) return fl_fail(err, FL_EFORMAT, "%s of tokenizer.json has no text", what);
+    *n = tok_node_text(v).n;
     *out = base_malloc(*n + 1);
     if (!*out) return no_memory(err);
-    memcpy(*out, json_string_value(v), *n + 1);
+    memcpy(*out, tok_node_chars(v), *n + 1);
     return FL_OK;
 }
 
@@ -57,14 +57,15 @@ static bool quote(const char *s, base_buf *out) {
     return base_buf_puts(out, "");
 }
 
-fl_status tok_json_pattern(tok_builder *b, const json_t *pattern, const char *what, tok_behaviour how, bool invert,
+fl_status tok_json_pattern(tok_builder *b, const tok_node *pattern, const char *what, tok_behaviour how, bool invert,
                            fl_err *err) {
-    const json_t *regex = json_object_get(pattern, "Regex");
-    const char *string = json_is_string(pattern) ? json_string_value(pattern) : tok_json_string(pattern, "String");
+    const tok_node *regex = tok_node_get(pattern, "Regex");
+    const char *string =
+        tok_node_is(pattern, TOK_NODE_STRING) ? tok_node_chars(pattern) : tok_json_string(pattern, "String");
     base_buf made = {0};
     fl_status st;
-    if (json_is_string(regex))
-        st = tok_onig_translate(json_string_value(regex), json_string_length(regex), &made, err);
+    if (tok_node_is(regex, TOK_NODE_STRING))
+        st = tok_onig_translate(regex->as.bytes, regex->n, &made, err);
     else if (string)
         st = quote(string, &made) ? FL_OK : no_memory(err);
     else
@@ -86,14 +87,14 @@ static fl_status next_norm(tok_builder *b, tok_norm_kind kind, tok_norm **out, f
     return FL_OK;
 }
 
-static fl_status read_replace(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_replace(tok_builder *b, const tok_node *o, fl_err *err) {
     tok_norm *s;
     fl_status st = next_norm(b, TOK_NORM_REPLACE, &s, err);
-    const json_t *pattern = json_object_get(o, "pattern");
-    if (st == FL_OK) st = tok_json_copy(json_object_get(o, "content"), "normalizer Replace", &s->to, &s->n_to, err);
+    const tok_node *pattern = tok_node_get(o, "pattern");
+    if (st == FL_OK) st = tok_json_copy(tok_node_get(o, "content"), "normalizer Replace", &s->to, &s->n_to, err);
     if (st != FL_OK) return st;
-    if (json_object_get(pattern, "String"))
-        return tok_json_copy(json_object_get(pattern, "String"), "normalizer Replace", &s->from, &s->n_from, err);
+    if (tok_node_get(pattern, "String"))
+        return tok_json_copy(tok_node_get(pattern, "String"), "normalizer Replace", &s->from, &s->n_from, err);
     s->stage = b->n_stages;
     return tok_json_pattern(b, pattern, "normalizer Replace", TOK_ISOLATED, false, err);
 }
@@ -116,11 +117,11 @@ size_t tok_unbase64(char *s, size_t n) {
     return k;
 }
 
-static fl_status read_precompiled(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_precompiled(tok_builder *b, const tok_node *o, fl_err *err) {
     char *blob = NULL;
     size_t n;
     tok_norm *s;
-    fl_status st = tok_json_copy(json_object_get(o, "precompiled_charsmap"), "normalizer Precompiled", &blob, &n, err);
+    fl_status st = tok_json_copy(tok_node_get(o, "precompiled_charsmap"), "normalizer Precompiled", &blob, &n, err);
     if (st == FL_OK && (n = tok_unbase64(blob, n)) == SIZE_MAX)
         st = fl_fail(err, FL_EFORMAT, "normalizer Precompiled of tokenizer.json is no base64");
     if (st == FL_OK && n) {
@@ -131,7 +132,7 @@ static fl_status read_precompiled(tok_builder *b, const json_t *o, fl_err *err) 
     return st;
 }
 
-static fl_status read_bert(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_bert(tok_builder *b, const tok_node *o, fl_err *err) {
     tok_norm *s;
     bool lower = tok_json_bool(o, "lowercase", true);
     fl_status st = FL_OK;
@@ -149,7 +150,7 @@ static fl_status read_bert(tok_builder *b, const json_t *o, fl_err *err) {
     return st;
 }
 
-static fl_status read_norm(tok_builder *b, const json_t *o, int depth, fl_err *err) {
+static fl_status read_norm(tok_builder *b, const tok_node *o, int depth, fl_err *err) {
     static const struct {
         const char *name;
         tok_norm_kind kind;
@@ -164,13 +165,13 @@ static fl_status read_norm(tok_builder *b, const json_t *o, int depth, fl_err *e
                  {"Prepend", TOK_NORM_PREPEND, 0},
                  {"Nmt", TOK_NORM_NMT, 0},
                  {"ByteLevel", TOK_NORM_LEVEL, 0}};
-    if (!o || json_is_null(o)) return FL_OK;
-    const json_t *item;
-    size_t i;
+    if (!o || tok_node_is(o, TOK_NODE_NULL)) return FL_OK;
+    const tok_node *item;
     tok_norm *s;
     fl_status st = FL_OK;
     if (is(o, "Sequence") && depth < TOK_JSON_DEPTH) {
-        json_array_foreach(json_object_get(o, "normalizers"), i, item) {
+        const tok_node *list = tok_node_get(o, "normalizers");
+        for (item = tok_node_first(list); item; item = tok_node_next(list, item)) {
             st = read_norm(b, item, depth + 1, err);
             if (st != FL_OK) return st;
         }
@@ -187,7 +188,7 @@ static fl_status read_norm(tok_builder *b, const json_t *o, int depth, fl_err *e
         s->left = s->kind == TOK_NORM_STRIP && tok_json_bool(o, "strip_left", true);
         s->right = tok_json_bool(o, "strip_right", true);
         if (s->kind != TOK_NORM_PREPEND) return FL_OK;
-        return tok_json_copy(json_object_get(o, "prepend"), "normalizer Prepend", &s->to, &s->n_to, err);
+        return tok_json_copy(tok_node_get(o, "prepend"), "normalizer Prepend", &s->to, &s->n_to, err);
     }
     return tok_json_unknown("normalizer", o, err);
 }
@@ -224,7 +225,7 @@ static fl_status put_split(tok_builder *b, const char *pattern, tok_behaviour ho
     return st == FL_OK ? run_last(b, err) : st;
 }
 
-static fl_status read_behaviour(const json_t *o, tok_behaviour *out, fl_err *err) {
+static fl_status read_behaviour(const tok_node *o, tok_behaviour *out, fl_err *err) {
     static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
     const char *name = tok_json_string(o, "behavior");
     *out = TOK_ISOLATED;
@@ -237,7 +238,7 @@ static fl_status read_behaviour(const json_t *o, tok_behaviour *out, fl_err *err
     return fl_fail(err, FL_EUNSUPPORTED, "behavior \"%.60s\" of pre-tokenizer %s is not known", name, tok_json_type(o));
 }
 
-fl_status tok_json_prepend(const json_t *o, tok_prepend *out, fl_err *err) {
+fl_status tok_json_prepend(const tok_node *o, tok_prepend *out, fl_err *err) {
     const char *scheme = tok_json_string(o, "prepend_scheme");
     *out = tok_json_bool(o, "add_prefix_space", true) ? TOK_PREPEND_ALWAYS : TOK_PREPEND_NEVER;
     if (!scheme) return FL_OK;
@@ -252,7 +253,7 @@ fl_status tok_json_prepend(const json_t *o, tok_prepend *out, fl_err *err) {
     return FL_OK;
 }
 
-static fl_status read_metaspace(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_metaspace(tok_builder *b, const tok_node *o, fl_err *err) {
     tok_pre *s;
     const char *sign = tok_json_string(o, "replacement");
     if (!sign) sign = "\xe2\x96\x81";
@@ -268,7 +269,7 @@ static fl_status read_metaspace(tok_builder *b, const json_t *o, fl_err *err) {
     return st;
 }
 
-static fl_status read_bytelevel(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_bytelevel(tok_builder *b, const tok_node *o, fl_err *err) {
     tok_pre *s;
     fl_status st = FL_OK;
     if (tok_json_bool(o, "add_prefix_space", true)) {
@@ -280,9 +281,9 @@ static fl_status read_bytelevel(tok_builder *b, const json_t *o, fl_err *err) {
     return st == FL_OK ? next_pre(b, TOK_PRE_LEVEL, &s, err) : st;
 }
 
-static fl_status read_fixed_length(tok_builder *b, const json_t *o, fl_err *err) {
-    const json_t *v = json_object_get(o, "length");
-    json_int_t n = v ? json_integer_value(v) : 5;
+static fl_status read_fixed_length(tok_builder *b, const tok_node *o, fl_err *err) {
+    const tok_node *v = tok_node_get(o, "length");
+    int64_t n = v ? tok_node_int(v) : 5;
     char pattern[32];
     if (n < 1 || n > 65535)
         return fl_fail(err, FL_EUNSUPPORTED, "pre-tokenizer FixedLength of %lld characters; 1 to 65535 are possible",
@@ -328,25 +329,25 @@ static fl_status read_scripts(tok_builder *b, fl_err *err) {
     return st;
 }
 
-static fl_status read_pattern_pre(tok_builder *b, const json_t *o, fl_err *err) {
+static fl_status read_pattern_pre(tok_builder *b, const tok_node *o, fl_err *err) {
     tok_behaviour how;
     fl_status st = read_behaviour(o, &how, err);
     if (st != FL_OK) return st;
     if (is(o, "Punctuation")) return put_split(b, PUNCTUATION, how, false, err);
-    st = is(o, "Split") ? tok_json_pattern(b, json_object_get(o, "pattern"), "pre-tokenizer Split", how,
+    st = is(o, "Split") ? tok_json_pattern(b, tok_node_get(o, "pattern"), "pre-tokenizer Split", how,
                                            tok_json_bool(o, "invert", false), err)
-                        : tok_json_pattern(b, json_object_get(o, "delimiter"), "pre-tokenizer CharDelimiterSplit",
+                        : tok_json_pattern(b, tok_node_get(o, "delimiter"), "pre-tokenizer CharDelimiterSplit",
                                            TOK_REMOVED, false, err);
     return st == FL_OK ? run_last(b, err) : st;
 }
 
-static fl_status read_pre(tok_builder *b, const json_t *o, int depth, fl_err *err) {
-    if (!o || json_is_null(o)) return FL_OK;
-    const json_t *item;
-    size_t i;
+static fl_status read_pre(tok_builder *b, const tok_node *o, int depth, fl_err *err) {
+    if (!o || tok_node_is(o, TOK_NODE_NULL)) return FL_OK;
+    const tok_node *item;
     fl_status st = FL_OK;
     if (is(o, "Sequence") && depth < TOK_JSON_DEPTH) {
-        json_array_foreach(json_object_get(o, "pretokenizers"), i, item) {
+        const tok_node *list = tok_node_get(o, "pretokenizers");
+        for (item = tok_node_first(list); item; item = tok_node_next(list, item)) {
             st = read_pre(b, item, depth + 1, err);
             if (st != FL_OK) return st;
         }
@@ -384,8 +385,8 @@ static void find_bytes(tok_builder *b) {
 }
 
 fl_status tok_json_steps(tok_builder *b, fl_err *err) {
-    fl_status st = read_norm(b, json_object_get(b->root, "normalizer"), 0, err);
-    if (st == FL_OK) st = read_pre(b, json_object_get(b->root, "pre_tokenizer"), 0, err);
+    fl_status st = read_norm(b, tok_node_get(b->root, "normalizer"), 0, err);
+    if (st == FL_OK) st = read_pre(b, tok_node_get(b->root, "pre_tokenizer"), 0, err);
     if (st == FL_OK) st = tok_json_decoder(b, err);
     if (st == FL_OK) st = tok_split_open(&b->t->split, b->stages, b->n_stages, err);
     if (st == FL_OK) find_bytes(b);

@@ -129,6 +129,9 @@ struct tok_pipe {
     bool fuse_unk, byte_fallback;
     char *prefix, *suffix; /* continuing_subword_prefix, end_of_word_suffix; NULL: none */
     uint32_t word_chars_max;
+    bool cuts;             /* chars: words are cut before U+2581 where no piece joins it to what is before */
+    bool before_sign[256]; /* last bytes of characters that some piece has directly before U+2581 */
+    bool plain;            /* chars: the symbols of a word follow from the text at their place alone */
     /* post-processor */
     tok_ids before, after;
     /* decoder */
@@ -145,11 +148,13 @@ typedef struct tok_pipe tok_pipe;
 void tok_pipe_close(tok_pipe *p);
 
 /* Scratch of one call. */
-typedef struct {
+typedef struct tok_pipe_run {
     const tok *t;
     tok_words *words;
     tok_merge *merge;
-    base_buf text[2], word;
+    base_buf text[2]; /* of the normalisers; what they made is read until the stretch has ended */
+    base_buf made[2]; /* of the pre-tokenizers that write text anew */
+    base_buf word;
     tok_pieces pieces;
     struct tok_path *path; /* unigram.c */
     size_t path_cap;
@@ -169,6 +174,8 @@ bool tok_is_word(uint32_t cp);
 /* pretok.c: one piece of normalised text to ids. at_start: it begins where the whole text begins. */
 FL_CHECKED fl_status tok_pipe_encode(tok_pipe_run *r, const char *text, size_t n, bool at_start, tok_ids *out,
                                      fl_err *err);
+/* chars.c: what p says of model BPE over characters, once its vocabulary is there. */
+void tok_chars_prepare(tok *t);
 /* chars.c, unigram.c: one word. */
 FL_CHECKED fl_status tok_chars_encode(tok_pipe_run *r, const char *word, size_t n, tok_ids *out, fl_err *err);
 FL_CHECKED fl_status tok_wordlevel_encode(tok_pipe_run *r, const char *word, size_t n, tok_ids *out, fl_err *err);

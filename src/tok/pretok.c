@@ -13,6 +13,8 @@ void tok_pipe_run_clear(tok_pipe_run *r) {
     tok_words_close(r->words);
     base_buf_clear(&r->text[0]);
     base_buf_clear(&r->text[1]);
+    base_buf_clear(&r->made[0]);
+    base_buf_clear(&r->made[1]);
     base_buf_clear(&r->word);
     tok_pieces_clear(&r->pieces);
     base_free(r->path);
@@ -47,7 +49,7 @@ bool tok_put_level(const tok *t, const char *s, size_t n, base_buf *out) {
 
 /* Writes all pieces anew into the buffer that does not hold text. */
 static bool rewrite(tok_pipe_run *r, const tok_pre *s, bool at_start, const char **text, const tok_pieces *pieces) {
-    base_buf *to = &r->text[*text == r->text[0].data];
+    base_buf *to = &r->made[*text == r->made[0].data];
     tok_pieces made = {0};
     bool ok = base_buf_reserve(to, 1);
     to->len = 0;

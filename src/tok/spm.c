@@ -109,6 +109,8 @@ fl_status tok_spm_open(tok *t, const tok_source *src, fl_err *err) {
         st = add_token(t, i, src->texts[i], err);
         if (st != FL_OK) return st;
     }
+    t->words_alone = !t->has_unused;
+    for (int b = 0; b < 256; b++) t->words_alone = t->words_alone && t->byte_id[b] != TOK_NONE;
     if (!tok_match_init(&t->user, t->pieces, t->types, 1u << TOK_USER_DEFINED))
         return fl_fail(err, FL_ENOMEM, "user-defined tokens");
     if (t->unigram) return tok_spm_unigram_open(t, err);
@@ -172,19 +174,12 @@ static bool put_unused(const tok_merge *m, uint32_t start, uint32_t len, tok_ids
     return ok;
 }
 
-static bool put_symbols(const tok_merge *m, tok_ids *out) {
+static bool put_token(const tok_merge *m, const tok_symbol *s, tok_ids *out) {
     const tok *t = m->t;
-    for (uint32_t i = 0; i < m->n_symbols; i++) {
-        const tok_symbol *s = &m->symbols[i];
-        if (!s->len) continue;
-        uint32_t id = s->id;
-        if (id == TOK_NONE) id = tok_map_find(&t->map, t->pieces, m->text + s->start, s->len);
-        bool ok = m->unused_left && id != TOK_NONE && t->types[id] == TOK_UNUSED
-                      ? put_unused(m, s->start, s->len, out)
-                      : tok_spm_put(m, id, s->start, s->len, out);
-        if (!ok) return false;
-    }
-    return true;
+    uint32_t id = s->id;
+    if (id == TOK_NONE) id = tok_map_find(&t->map, t->pieces, m->text + s->start, s->len);
+    return m->unused_left && id != TOK_NONE && t->types[id] == TOK_UNUSED ? put_unused(m, s->start, s->len, out)
+                                                                          : tok_spm_put(m, id, s->start, s->len, out);
 }
 
 static size_t segment_end(const tok *t, const char *text, size_t begin, size_t n) {
@@ -193,16 +188,29 @@ static size_t segment_end(const tok *t, const char *text, size_t begin, size_t n
     return n;
 }
 
-static bool encode_segment(tok_merge *m, size_t begin, size_t end, tok_ids *out) {
-    if (!tok_merge_reserve(m, end - begin)) return false;
-    for (size_t i = begin; i < end;) {
+static size_t push_chars(tok_merge *m, const char *text, size_t at, size_t n) {
+    while (at < n && !tok_merge_full(m)) {
         size_t len = 0;
-        uint32_t id = tok_match_at(&m->t->user, m->text + i, end - i, &len);
-        if (id == TOK_NONE) len = (size_t)tok_utf8_char((const uint8_t *)m->text + i, end - i);
-        tok_merge_push(m, id, (uint32_t)i, (uint32_t)len, id != TOK_NONE);
-        i += len;
+        uint32_t id = tok_match_at(&m->t->user, text + at, n - at, &len);
+        if (id == TOK_NONE) len = (size_t)tok_utf8_char((const uint8_t *)text + at, n - at);
+        tok_merge_push(m, id, (uint32_t)at, (uint32_t)len, id != TOK_NONE);
+        at += len;
     }
-    return tok_merge_run(m, find_pair) && put_symbols(m, out);
+    return at;
+}
+
+/* How unused pieces come apart depends on all merges that were looked up: such texts are merged whole. */
+static const tok_merge_kind by_score = {push_chars, find_pair, put_token, false};
+static const tok_merge_kind by_score_whole = {push_chars, find_pair, put_token, true};
+
+static bool encode_segment(tok_merge *m, const char *s, size_t n, tok_ids *out) {
+    bool found = false;
+    tok_cache_entry *e = m->t->words_alone ? tok_cache_find(&m->cache, s, n, &found) : NULL;
+    if (found) return tok_cache_take(e, out);
+    size_t before = out->n;
+    if (!tok_merge_text(m, m->t->has_unused ? &by_score_whole : &by_score, s, n, out)) return false;
+    if (e) tok_cache_put(e, s, n, out->ids + before, out->n - before);
+    return true;
 }
 
 fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char *text, size_t n, tok_ids *out, fl_err *err) {
@@ -219,9 +227,10 @@ fl_status tok_spm_encode(tok_merge *m, base_buf *scratch, const char *text, size
         m->unused_left = base_calloc(t->n_vocab, sizeof *m->unused_left);
         if (!m->unused_left) goto no_memory;
     }
+    if (!tok_cache_init(&m->cache, scratch->len)) goto no_memory;
     for (size_t begin = 0, end; begin < scratch->len; begin = end) {
-        end = segment_end(t, m->text, begin, scratch->len);
-        if (!encode_segment(m, begin, end, out)) goto no_memory;
+        end = segment_end(t, scratch->data, begin, scratch->len);
+        if (!encode_segment(m, scratch->data + begin, end - begin, out)) goto no_memory;
     }
     return FL_OK;
 

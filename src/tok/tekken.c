@@ -35,17 +35,17 @@ enum { N_FIRST = sizeof first_names / sizeof *first_names };
 typedef struct {
     tok *t;
     tok_pipe *p;
-    const json_t *root, *vocab, *specials;
+    const tok_node *root, *vocab, *specials;
     uint32_t n_special, n_ranks;
 } reader;
 
 static fl_status no_memory(fl_err *err) { return fl_fail(err, FL_ENOMEM, "tekken.json"); }
 
 static fl_status read_sizes(reader *r, fl_err *err) {
-    const json_t *config = json_object_get(r->root, "config");
-    json_int_t all = json_integer_value(json_object_get(config, "default_vocab_size"));
-    json_int_t special = json_integer_value(json_object_get(config, "default_num_special_tokens"));
-    size_t n = json_array_size(r->vocab);
+    const tok_node *config = tok_node_get(r->root, "config");
+    int64_t all = tok_node_int(tok_node_get(config, "default_vocab_size"));
+    int64_t special = tok_node_int(tok_node_get(config, "default_num_special_tokens"));
+    size_t n = tok_node_count(r->vocab);
     if (special < 3 || all <= special || all > TOK_VOCAB_MAX || (size_t)(all - special) > n || special > 100000)
         return fl_fail(err, FL_EFORMAT, "tekken.json: a vocabulary of %lld with %lld special tokens and %zu ranks",
                        (long long)all, (long long)special, n);
@@ -55,10 +55,10 @@ static fl_status read_sizes(reader *r, fl_err *err) {
     return FL_OK;
 }
 
-/* The name of special token i. */
-static tok_text special_name(const reader *r, uint32_t i, char spare[32]) {
-    const json_t *s = json_object_get(json_array_get(r->specials, i), "token_str");
-    if (json_is_string(s)) return (tok_text){json_string_value(s), json_string_length(s)};
+/* The name of special token i; v is its entry, or NULL. */
+static tok_text special_name(const reader *r, const tok_node *v, uint32_t i, char spare[32]) {
+    const tok_node *s = tok_node_get(v, "token_str");
+    if (tok_node_is(s, TOK_NODE_STRING)) return tok_node_text(s);
     if (!r->specials && i < N_FIRST) return (tok_text){first_names[i], strlen(first_names[i])};
     return (tok_text){spare, (size_t)snprintf(spare, 32, "<SPECIAL_%u>", i)};
 }
@@ -66,18 +66,21 @@ static tok_text special_name(const reader *r, uint32_t i, char spare[32]) {
 /* Appends the bytes of all tokens; ends gets where each ends. */
 static fl_status read_bytes(reader *r, base_buf *all, uint32_t *ends, fl_err *err) {
     char spare[32];
+    const tok_node *v = tok_node_first(r->specials);
     for (uint32_t i = 0; i < r->n_special; i++) {
-        tok_text x = special_name(r, i, spare);
+        tok_text x = special_name(r, v, i, spare);
         if (!base_buf_append(all, x.bytes, x.n)) return no_memory(err);
         ends[i] = (uint32_t)all->len;
+        if (v) v = tok_node_next(r->specials, v);
     }
-    for (uint32_t i = 0; i < r->n_ranks; i++) {
-        const json_t *v = json_array_get(r->vocab, i), *s = json_object_get(v, "token_bytes");
-        size_t begin = all->len, n = json_string_length(s);
-        if (json_integer_value(json_object_get(v, "rank")) != i || !json_is_string(s))
+    v = tok_node_first(r->vocab);
+    for (uint32_t i = 0; i < r->n_ranks; i++, v = tok_node_next(r->vocab, v)) {
+        const tok_node *rank = tok_node_get(v, "rank"), *s = tok_node_get(v, "token_bytes");
+        size_t begin = all->len;
+        if (tok_node_int(rank) != i || !tok_node_is(s, TOK_NODE_STRING))
             return fl_fail(err, FL_EFORMAT, "tekken.json: entry %u has not the rank %u with bytes", i, i);
-        if (!base_buf_append(all, json_string_value(s), n)) return no_memory(err);
-        n = tok_unbase64(all->data + begin, n);
+        if (!base_buf_append(all, s->as.bytes, s->n)) return no_memory(err);
+        size_t n = tok_unbase64(all->data + begin, s->n);
         if (n == SIZE_MAX || !n) return fl_fail(err, FL_EFORMAT, "tekken.json: the bytes of rank %u are no base64", i);
         all->len = begin + n;
         ends[r->n_special + i] = (uint32_t)all->len;
@@ -108,10 +111,10 @@ static fl_status open_table(reader *r, fl_err *err) {
 }
 
 static fl_status open_pattern(reader *r, fl_err *err) {
-    const json_t *s = json_object_get(json_object_get(r->root, "config"), "pattern");
+    const tok_node *s = tok_node_get(tok_node_get(r->root, "config"), "pattern");
     base_buf pattern = {0};
-    if (!json_is_string(s)) return fl_fail(err, FL_EFORMAT, "tekken.json has no pattern");
-    fl_status st = tok_onig_translate(json_string_value(s), json_string_length(s), &pattern, err);
+    if (!tok_node_is(s, TOK_NODE_STRING)) return fl_fail(err, FL_EFORMAT, "tekken.json has no pattern");
+    fl_status st = tok_onig_translate(s->as.bytes, s->n, &pattern, err);
     const tok_stage stage = {.pattern = pattern.data};
     if (st == FL_OK) st = tok_split_open(&r->t->split, &stage, 1, err);
     base_buf_clear(&pattern);
@@ -142,9 +145,9 @@ static fl_status open_specials(reader *r, fl_err *err) {
 static fl_status open_all(reader *r, fl_err *err) {
     tok *t = r->t;
     memset(t->byte_id, 0xff, sizeof t->byte_id);
-    r->vocab = json_object_get(r->root, "vocab");
-    r->specials = json_object_get(r->root, "special_tokens");
-    if (json_is_null(r->specials)) r->specials = NULL;
+    r->vocab = tok_node_get(r->root, "vocab");
+    r->specials = tok_node_get(r->root, "special_tokens");
+    if (tok_node_is(r->specials, TOK_NODE_NULL)) r->specials = NULL;
     r->p->model = TOK_MODEL_BYTES;
     r->p->dec_bytes = true;
     t->whole_first = t->by_rank = true;
@@ -166,18 +169,21 @@ static fl_status open_all(reader *r, fl_err *err) {
 
 fl_status tok_open_tekken(tok **out, const char *json, size_t n, fl_err *err) {
     *out = NULL;
-    json_error_t e;
-    json_t *root = json_loadb(json, n, JSON_ALLOW_NUL, &e);
-    if (!root) return fl_fail(err, FL_EFORMAT, "tekken.json: %.100s (line %d, column %d)", e.text, e.line, e.column);
-    reader r = {.root = root, .t = base_calloc(1, sizeof *r.t), .p = base_calloc(1, sizeof *r.p)};
-    fl_status st = no_memory(err);
+    tok_doc doc;
+    fl_status st = tok_doc_open(&doc, "tekken.json", json, n, err);
+    if (st != FL_OK) {
+        tok_doc_clear(&doc);
+        return st;
+    }
+    reader r = {.root = doc.nodes, .t = base_calloc(1, sizeof *r.t), .p = base_calloc(1, sizeof *r.p)};
     if (r.t && r.p) {
         r.t->pipe = r.p;
         st = open_all(&r, err);
     } else {
+        st = no_memory(err);
         base_free(r.p);
     }
-    json_decref(root);
+    tok_doc_clear(&doc);
     if (st == FL_OK)
         *out = r.t;
     else

@@ -68,7 +68,7 @@ typedef struct {
 typedef struct {
     tok *t;
     tok_pipe *p;
-    const json_t *config;
+    const tok_node *config;
     const struct family *family;
     base_buf all;
     place *places; /* [n_vocab] */
@@ -79,18 +79,15 @@ static fl_status no_memory(fl_err *err) { return fl_fail(err, FL_ENOMEM, "rank f
 
 static fl_status find_family(reader *r, const char *name, fl_err *err) {
     const char *class = tok_json_string(r->config, "tokenizer_class"), *key;
-    json_t *v;
-    size_t i;
-    json_t *map = json_object_get(r->config, "auto_map");
-    const json_t *modules = json_object_get(map, "AutoTokenizer");
+    const tok_node *modules = tok_node_get(tok_node_get(r->config, "auto_map"), "AutoTokenizer");
     for (int k = 0; k < N_FAMILIES && !r->family; k++) {
         const struct family *f = &families[k];
         if (f->class && class && strcmp(f->class, class) == 0) r->family = f;
         if (!f->module) continue;
-        key = json_string_value(modules);
+        key = tok_node_chars(modules);
         if (key && strncmp(key, f->module, strlen(f->module)) == 0) r->family = f;
-        json_array_foreach(modules, i, v) {
-            key = json_string_value(v);
+        for (const tok_node *v = tok_node_first(modules); v; v = tok_node_next(modules, v)) {
+            key = tok_node_chars(v);
             if (key && strncmp(key, f->module, strlen(f->module)) == 0) r->family = f;
         }
     }
@@ -140,23 +137,22 @@ static fl_status count_ranks(reader *r, const char *s, size_t n, fl_err *err) {
 typedef fl_status each_fn(reader *r, uint32_t id, tok_text text, bool control, fl_err *err);
 
 static fl_status for_specials(reader *r, each_fn *each, fl_err *err) {
-    json_t *added = json_object_get(r->config, "added_tokens_decoder"), *v;
-    const char *key;
+    const tok_node *added = tok_node_get(r->config, "added_tokens_decoder"), *v;
     fl_status st = FL_OK;
     for (size_t k = 0; !added && k < 6 && r->family->specials[k].text && st == FL_OK; k++) {
         const special *s = &r->family->specials[k];
         st = each(r, s->id, (tok_text){s->text, strlen(s->text)}, true, err);
     }
-    json_object_foreach(added, key, v) {
+    for (const tok_node *k = tok_node_first_key(added); k; k = tok_node_next(added, v)) {
+        const char *key = tok_node_chars(k);
         char *end;
+        v = k + 1;
         unsigned long id = strtoul(key, &end, 10);
-        const json_t *text = json_object_get(v, "content");
-        if (*end || end == key || id > 2 * (unsigned long)r->n_ranks + GAP_MAX || !json_string_length(text))
+        const tok_text text = tok_node_text(tok_node_get(v, "content"));
+        if (*end || end == key || id > 2 * (unsigned long)r->n_ranks + GAP_MAX || !text.n)
             return fl_fail(err, FL_EFORMAT, "tokenizer_config.json: added token \"%.40s\" has no id or no content",
                            key);
-        if (st == FL_OK)
-            st = each(r, (uint32_t)id, (tok_text){json_string_value(text), json_string_length(text)},
-                      tok_json_bool(v, "special", false), err);
+        if (st == FL_OK) st = each(r, (uint32_t)id, text, tok_json_bool(v, "special", false), err);
     }
     return st;
 }
@@ -269,8 +265,8 @@ static fl_status open_pattern(reader *r, fl_err *err) {
 
 /* The special token that the configuration names, or the one given. */
 static uint32_t named(const reader *r, const char *key, const char *otherwise) {
-    const json_t *v = json_object_get(r->config, key);
-    const char *text = json_is_object(v) ? tok_json_string(v, "content") : json_string_value(v);
+    const tok_node *v = tok_node_get(r->config, key);
+    const char *text = tok_node_is(v, TOK_NODE_OBJECT) ? tok_json_string(v, "content") : tok_node_chars(v);
     if (!text) text = otherwise;
     return text ? tok_match_find(&r->t->added, text, strlen(text)) : (uint32_t)TOK_NONE;
 }
@@ -299,21 +295,23 @@ static fl_status open_all(reader *r, const char *s, size_t n, const char *name, 
 fl_status tok_open_tiktoken(tok **out, const char *ranks, size_t n, const char *name, const char *config,
                             size_t n_config, fl_err *err) {
     *out = NULL;
-    json_error_t e;
-    json_t *c = config ? json_loadb(config, n_config, JSON_ALLOW_NUL, &e) : NULL;
-    if (config && !c)
-        return fl_fail(err, FL_EFORMAT, "tokenizer_config.json: %.100s (line %d, column %d)", e.text, e.line, e.column);
-    reader r = {.config = c, .t = base_calloc(1, sizeof *r.t), .p = base_calloc(1, sizeof *r.p)};
-    fl_status st = no_memory(err);
+    tok_doc c = {0};
+    fl_status st = config ? tok_doc_open(&c, "tokenizer_config.json", config, n_config, err) : FL_OK;
+    if (st != FL_OK) {
+        tok_doc_clear(&c);
+        return st;
+    }
+    reader r = {.config = c.nodes, .t = base_calloc(1, sizeof *r.t), .p = base_calloc(1, sizeof *r.p)};
     if (r.t && r.p) {
         r.t->pipe = r.p;
         st = open_all(&r, ranks, n, name, err);
     } else {
         base_free(r.p);
+        st = no_memory(err);
     }
     base_buf_clear(&r.all);
     base_free(r.places);
-    json_decref(c);
+    tok_doc_clear(&c);
     if (st == FL_OK)
         *out = r.t;
     else

@@ -136,7 +136,8 @@ enum {
 enum { TOK_TEXT_MAX = 1 << 30 }; /* bytes in one call */
 
 /* Appends the ids of text to out. On failure out holds what it held before.
- * Errors: FL_EINVAL for invalid UTF-8 (the message has the byte offset) or text beyond TOK_TEXT_MAX,
+ * Errors: FL_EINVAL for invalid UTF-8 (the message has the byte offset), text beyond TOK_TEXT_MAX, or text that a
+ * vocabulary without an unknown token cannot spell,
  * FL_ENOMEM. O(n log n) in the length of the text, whatever the text. */
 FL_CHECKED fl_status tok_encode(const tok *t, const char *text, size_t n, unsigned flags, tok_ids *out, fl_err *err);
 

@@ -145,27 +145,66 @@ typedef struct {
     uint32_t id, len;
 } tok_pair;
 
+/* ---- cache.c: the ids of short words met before in the same call. */
+enum { TOK_CACHE_WORD = 16, TOK_CACHE_IDS = 3 };
+
+typedef struct {
+    uint64_t word[2]; /* all bytes of the word, some twice: with its length that is the word */
+    uint32_t ids[TOK_CACHE_IDS];
+    uint16_t n_bytes, n_ids; /* n_bytes 0: free */
+} tok_cache_entry;
+
+typedef struct {
+    tok_cache_entry *at; /* NULL: no cache */
+    uint32_t shift;      /* the place is the upper 64 - shift bits of a hash */
+} tok_cache;
+
+/* For a text of n bytes; short ones get none. False without memory. */
+bool tok_cache_init(tok_cache *c, size_t n);
+void tok_cache_clear(tok_cache *c);
+/* The entry where the word belongs, NULL if it cannot be kept; *found: it holds the word. */
+tok_cache_entry *tok_cache_find(const tok_cache *c, const char *word, size_t n, bool *found);
+/* Appends the ids of a word found. False without memory. */
+bool tok_cache_take(const tok_cache_entry *e, tok_ids *out);
+/* Keeps the ids in the entry found for the word, if they fit. */
+void tok_cache_put(tok_cache_entry *e, const char *word, size_t n, const uint32_t *ids, size_t n_ids);
+
 /* Scratch of one call. */
 typedef struct {
     const tok *t;
     const char *text;
     tok_symbol *symbols;
-    uint32_t n_symbols;
+    uint32_t n_symbols, window; /* window: how many symbols the pusher may add */
     size_t symbols_cap;
     tok_pair *heap;
     size_t n_heap, heap_cap;
-    tok_pieces pieces;     /* bpe.c: the text as one piece */
-    size_t before;         /* spm.c: ids of other texts in front */
-    uint32_t *unused_left; /* spm.c: [n_vocab] length of the left part of an unused piece, or NULL */
+    tok_symbol *tail; /* the last tokens of the window before */
+    size_t n_tail, tail_cap;
+    tok_cache cache;
+    struct tok_pipe_run *run; /* chars.c: the call */
+    tok_pieces pieces;        /* bpe.c: the text as one piece */
+    size_t before;            /* spm.c: ids of other texts in front */
+    uint32_t *unused_left;    /* spm.c: [n_vocab] length of the left part of an unused piece, or NULL */
 } tok_merge;
 
-/* Looks a pair up; false when it does not merge. The smaller priority is merged first. */
-typedef bool tok_pair_find(tok_merge *m, const tok_symbol *a, const tok_symbol *b, uint32_t *priority, uint32_t *id);
+/* What the kinds of BPE differ in. */
+typedef struct {
+    /* Pushes symbols of text[at .. n) until the window is full (tok_merge_full()); where it stopped. The symbols must
+     * follow from the text at and behind at alone, and start at rising places. */
+    size_t (*push)(tok_merge *m, const char *text, size_t at, size_t n);
+    /* Looks a pair up; false when it does not merge. The smaller priority is merged first. It must follow from the ids,
+     * or the joint bytes, of the two. */
+    bool (*find)(tok_merge *m, const tok_symbol *a, const tok_symbol *b, uint32_t *priority, uint32_t *id);
+    bool (*put)(const tok_merge *m, const tok_symbol *s, tok_ids *out); /* appends the ids of a symbol */
+    bool whole;                                                         /* the text is merged in one window */
+} tok_merge_kind;
 
-bool tok_merge_reserve(tok_merge *m, size_t n_symbols);
+enum { TOK_PUSH_MORE = 8 }; /* symbols that one step of a pusher may add beyond a full window */
+
+static inline bool tok_merge_full(const tok_merge *m) { return m->n_symbols >= m->window; }
 void tok_merge_push(tok_merge *m, uint32_t id, uint32_t start, uint32_t len, bool frozen);
-/* Merges until no pair is left. Dead symbols keep len 0. False without memory. */
-bool tok_merge_run(tok_merge *m, tok_pair_find *find);
+/* Merges text[0 .. n) and appends its ids. False without memory. */
+bool tok_merge_text(tok_merge *m, const tok_merge_kind *kind, const char *text, size_t n, tok_ids *out);
 void tok_merge_clear(tok_merge *m);
 
 /* ---- bpe.c, spm.c */
@@ -255,6 +294,7 @@ struct tok {
     float *scores; /* [n_vocab] */
     uint32_t piece_bytes_max;
     bool has_unused;
+    bool words_alone;       /* the ids of a stretch do not depend on those before it: bytes stand for what is unknown */
     bool before_blank[256]; /* bytes that some piece has directly before a blank */
 };
 

@@ -74,6 +74,9 @@ fl_status tok_unigram_encode(tok_pipe_run *r, const char *word, size_t n, tok_id
         /* Unknown characters in a row are one token. */
         while (id == p->unk && last < n && path[path[last].start].id == p->unk) last = path[last].start;
         ok = put(p, word + begin, last - begin, id, out);
+        if (ok && out->n && out->ids[out->n - 1] == TOK_NONE)
+            return fl_fail(err, FL_EINVAL, "no piece begins at byte %u of \"%.*s\", and the model has no unknown token",
+                           begin, n < 60 ? (int)n : 60, word);
         begin = last;
         end = last < n ? path[last].start : last;
     }

@@ -871,6 +871,36 @@ static void check_json_allocations(const char *name) {
     free(json);
 }
 
+/* Found by fuzzing: what is behind an added token of normalised text was written over itself. */
+TEST(blanks_behind_normalized_token) {
+    const char *json =
+        "{\"normalizer\":{\"type\":\"Lowercase\"},\"pre_tokenizer\":{\"type\":\"Metaspace\"},"
+        "\"added_tokens\":[{\"id\":5,\"content\":\"<x>\",\"normalized\":true}],\"model\":{\"type\":\"BPE\","
+        "\"vocab\":{\"\xe2\x96\x81\":0,\"a\":1,\"b\":2,\"c\":3,\"d\":4},\"merges\":[]}}";
+    static const uint32_t want[] = {5, 0, 1, 0, 2, 0, 3, 0, 4, 5, 0, 1, 2};
+    fl_err err;
+    tok *t;
+    tok_ids ids = {0};
+    CHECK(tok_open_json(&t, json, strlen(json), NULL, 0, &err) == FL_OK);
+    CHECK(tok_encode(t, "<x>A B C D<X>AB", 15, 0, &ids, &err) == FL_OK);
+    CHECKF(ids.n == sizeof want / sizeof *want && memcmp(ids.ids, want, sizeof want) == 0, "%zu ids", ids.n);
+    tok_ids_clear(&ids);
+    tok_close(t);
+}
+
+/* Found by fuzzing: an id beyond the vocabulary came out. */
+TEST(unigram_without_unknown) {
+    const char *json = "{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",-1]]}}";
+    fl_err err;
+    tok *t;
+    tok_ids ids = {0};
+    CHECK(tok_open_json(&t, json, strlen(json), NULL, 0, &err) == FL_OK);
+    CHECK(tok_encode(t, "aa", 2, 0, &ids, &err) == FL_OK && ids.n == 2);
+    CHECK(tok_encode(t, "ab", 2, 0, &ids, &err) == FL_EINVAL && ids.n == 2 && strstr(err.msg, "no unknown token"));
+    tok_ids_clear(&ids);
+    tok_close(t);
+}
+
 TEST(json_allocation_failures) {
     check_json_allocations("prefix");
     check_json_allocations("behind-fuse");
@@ -1021,4 +1051,107 @@ TEST(tekken_file_bad) {
     }
     free(few);
     free(pattern);
+}
+
+/* Pieces of two to eight letters over an alphabet of three, in random order of merging: long words of them are cut into
+ * windows, which must not show. The reference is the plain definition: the lowest rank, leftmost first, over and over. */
+enum { WINDOW_TOKENS = 400, WINDOW_TEXT = 60000 };
+
+static uint32_t plain_merges(uint32_t *ids, uint32_t n, const uint32_t (*merges)[2], uint32_t n_merges) {
+    for (uint32_t k = 0; k < n_merges;) {
+        uint32_t at = 0, to = 0, made = 0;
+        while (at < n) {
+            bool hit = at + 1 < n && ids[at] == merges[k][0] && ids[at + 1] == merges[k][1];
+            ids[to++] = hit ? 3 + k : ids[at];
+            at += hit ? 2 : 1;
+            made += hit;
+        }
+        n = to;
+        if (!made) {
+            k++;
+            continue;
+        }
+        k = 0; /* what was made may be part of a merge of lower rank */
+    }
+    return n;
+}
+
+TEST(long_words_in_windows) {
+    static char names[WINDOW_TOKENS + 3][32], json[WINDOW_TOKENS * 100], text[WINDOW_TEXT + 1];
+    static uint32_t merges[WINDOW_TOKENS][2], ids[WINDOW_TEXT];
+    uint64_t state = 5;
+    for (int round = 0; round < 6; round++) {
+        uint32_t n_names = 3;
+        for (uint32_t i = 0; i < 3; i++) (void)sprintf(names[i], "%c", 'a' + (int)i);
+        size_t n = (size_t)sprintf(json, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"c\":2");
+        for (int tries = 0; tries < 20000 && n_names < WINDOW_TOKENS; tries++) {
+            uint32_t l = test_random_below(&state, n_names), r = test_random_below(&state, n_names), i = 0;
+            char joined[64];
+            (void)snprintf(joined, sizeof joined, "%s%s", names[l], names[r]);
+            while (i < n_names && strcmp(names[i], joined) != 0) i++;
+            if (i < n_names || strlen(joined) > 24) continue;
+            merges[n_names - 3][0] = l;
+            merges[n_names - 3][1] = r;
+            n += (size_t)sprintf(json + n, ",\"%s\":%u", joined, n_names);
+            memcpy(names[n_names++], joined, strlen(joined) + 1);
+        }
+        n += (size_t)sprintf(json + n, "},\"merges\":[");
+        for (uint32_t k = 0; k + 3 < n_names; k++)
+            n += (size_t)sprintf(json + n, "%s\"%s %s\"", k ? "," : "", names[merges[k][0]], names[merges[k][1]]);
+        n += (size_t)sprintf(json + n, "]}}");
+        for (uint32_t i = 0; i < WINDOW_TEXT; i++) {
+            ids[i] = round == 0 ? 0 : round == 1 ? i % 3 : test_random_below(&state, round == 2 ? 2 : 3);
+            text[i] = (char)('a' + (int)ids[i]);
+        }
+        fl_err err;
+        tok *t;
+        tok_ids got = {0};
+        CHECK(tok_open_json(&t, json, n, NULL, 0, &err) == FL_OK);
+        CHECK(tok_encode(t, text, WINDOW_TEXT, 0, &got, &err) == FL_OK);
+        uint32_t want = plain_merges(ids, WINDOW_TEXT, (const uint32_t(*)[2])merges, n_names - 3);
+        CHECKF(got.n == want && memcmp(got.ids, ids, want * sizeof *ids) == 0, "round %d: %zu ids, wanted %u", round,
+               got.n, want);
+        tok_ids_clear(&got);
+        tok_close(t);
+    }
+}
+
+/* A chain of merges whose ranks fall towards the left: where the text ends decides how all of it is cut, so that no two
+ * windows agree before one holds the whole text. x0 x1 x2 ...: (x1 x2) before (x0 x1), and so on. */
+TEST(windows_that_never_agree) {
+    enum { N = 30000 };
+    char *json = malloc(N * 64), *text = malloc(N * 4);
+    CHECK(json && text);
+    if (!json || !text) return;
+    size_t n = (size_t)sprintf(json, "{\"model\":{\"type\":\"BPE\",\"vocab\":{"), n_text = 0;
+    char(*chars)[5] = calloc(N, sizeof *chars);
+    for (uint32_t i = 0; chars && i < N; i++) {
+        (void)tok_utf8_put((uint8_t *)chars[i], 0x20000 + i);
+        n += (size_t)sprintf(json + n, "%s\"%s\":%u", i ? "," : "", chars[i], i);
+        memcpy(text + n_text, chars[i], 4);
+        n_text += 4;
+    }
+    for (uint32_t i = 0; chars && i + 1 < N; i++)
+        n += (size_t)sprintf(json + n, ",\"%s%s\":%u", chars[i], chars[i + 1], N + i);
+    n += (size_t)sprintf(json + n, "},\"merges\":[");
+    for (uint32_t i = N - 1; chars && i-- > 0;)
+        n += (size_t)sprintf(json + n, "[\"%s\",\"%s\"]%s", chars[i], chars[i + 1], i ? "," : "]}}");
+    fl_err err;
+    tok *t;
+    CHECK(chars && tok_open_json(&t, json, n, NULL, 0, &err) == FL_OK);
+    for (size_t cut = 0; cut < 2; cut++) { /* an even and an odd number of characters */
+        tok_ids got = {0};
+        uint32_t n_chars = N - (uint32_t)cut;
+        CHECK(tok_encode(t, text, n_text - 4 * cut, 0, &got, &err) == FL_OK);
+        CHECKF(got.n == (n_chars + 1) / 2, "%zu ids", got.n);
+        for (size_t i = 0; i < got.n; i++) {
+            uint32_t odd = n_chars % 2, left = 2 * (uint32_t)i - odd;
+            CHECK(got.ids[i] == (odd && i == 0 ? 0 : N + left));
+        }
+        tok_ids_clear(&got);
+    }
+    tok_close(t);
+    free(chars);
+    free(json);
+    free(text);
 }
