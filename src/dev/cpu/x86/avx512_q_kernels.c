@@ -13,7 +13,7 @@
 #include <string.h>
 
 enum {
-    DIRECT_TOKENS = 6, /* of a pass over packed weights */
+    DIRECT_TOKENS = 8, /* of a pass over packed weights */
     PANEL_TOKENS = 8,
     AHEAD = 4096, /* bytes that packed weights are asked for in advance */
 };
@@ -96,7 +96,9 @@ INLINE void direct(const avx512_form *f, const bool wide, const uint32_t C, cons
     DIRECT(name, form, wide, 3)                                                                                        \
     DIRECT(name, form, wide, 4)                                                                                        \
     DIRECT(name, form, wide, 5)                                                                                        \
-    DIRECT(name, form, wide, 6)
+    DIRECT(name, form, wide, 6)                                                                                        \
+    DIRECT(name, form, wide, 7)                                                                                        \
+    DIRECT(name, form, wide, 8)
 DIRECTS(q4_0, FORM_Q4_0, false)
 DIRECTS(q4_1, FORM_Q4_1, false)
 DIRECTS(q5_0, FORM_Q5_0, false)
@@ -112,7 +114,7 @@ DIRECTS(book_halves, FORM_BOOK_HALVES, false)
 DIRECTS(wide, FORM_Q8_0, true)
 
 #define TABLE(name)                                                                                                    \
-    { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6 }
+    { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 }
 typedef void direct_kernel(const direct_job *j);
 static direct_kernel *const directs[AVX512_FORMS][DIRECT_TOKENS] = {
     [FORM_Q4_0] = TABLE(q4_0), [FORM_Q4_1] = TABLE(q4_1),           [FORM_Q5_0] = TABLE(q5_0),
